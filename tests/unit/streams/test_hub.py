@@ -4,9 +4,13 @@ from __future__ import annotations
 
 import gc
 import weakref
+from collections.abc import Iterator
+from contextlib import closing
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
+
+import pytest
 
 from durable_conformance.store_values import commit, created, memo_write
 from durable_core.ports import ChannelWrite
@@ -156,9 +160,21 @@ def test_a_reader_that_stays_keeps_no_execution() -> None:
     streams.leave(log, wake, look)
 
 
-def test_other_processes_are_told_while_there_are_some(tmp_path: Path) -> None:
+@pytest.fixture
+def channel(tmp_path: Path) -> Iterator[LiveFile]:
+    with closing(LiveFile(str(tmp_path / "live"))) as channel:
+        yield channel
+
+
+@pytest.fixture
+def told(tmp_path: Path) -> Iterator[LiveFile]:
+    """The channel, as another process has it."""
+    with closing(LiveFile(str(tmp_path / "live"))) as channel:
+        yield channel
+
+
+def test_other_processes_are_told_while_there_are_some(channel: LiveFile, told: LiveFile) -> None:
     """Of executions that stream already and of those that begin to; until they end."""
-    channel = LiveFile(str(tmp_path / "live"))
     streams = StreamHub(ActiveRuns(), StreamRelay(channel, 1000))
     first, second = execution(), execution()
     second.run = replace(second.run, id="r2")
@@ -168,7 +184,6 @@ def test_other_processes_are_told_while_there_are_some(tmp_path: Path) -> None:
     first.open_stream()
     streams.share(True)
     second.open_stream()
-    told = LiveFile(str(tmp_path / "live"))
     until(lambda: 2 == len(told.executions(["r1", "r2"])))
     streams.end(first)
     until(lambda: ["r2"] == [each.run_id for each in told.executions(["r1", "r2"])])
@@ -179,9 +194,8 @@ def test_other_processes_are_told_while_there_are_some(tmp_path: Path) -> None:
     assert 0 == len(streams)
 
 
-def test_readers_follow_what_others_tell(tmp_path: Path) -> None:
+def test_readers_follow_what_others_tell(channel: LiveFile) -> None:
     """As long as there is one of them."""
-    channel = LiveFile(str(tmp_path / "live"))
     channel.write([ChannelWrite(run_id="r1", epoch=3, events=(), done=0)])
     streams = StreamHub(ActiveRuns(), StreamRelay(channel, 1000))
     streams.share(True)

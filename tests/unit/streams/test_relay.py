@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 import threading
 from collections.abc import Iterator
+from contextlib import closing
 from pathlib import Path
 
 import pytest
@@ -61,15 +62,17 @@ def path(tmp_path: Path) -> Path:
 
 
 @pytest.fixture
-def here(path: Path) -> LiveFile:
+def here(path: Path) -> Iterator[LiveFile]:
     """The channel, as the process has it that executes."""
-    return LiveFile(str(path))
+    with closing(LiveFile(str(path))) as channel:
+        yield channel
 
 
 @pytest.fixture
-def there(path: Path) -> LiveFile:
+def there(path: Path) -> Iterator[LiveFile]:
     """The channel, as another process has it."""
-    return LiveFile(str(path))
+    with closing(LiveFile(str(path))) as channel:
+        yield channel
 
 
 def begin(channel: LiveFile, epoch: int, *events: Pushed) -> None:

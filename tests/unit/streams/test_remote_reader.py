@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Iterator
+from contextlib import closing
 from pathlib import Path
 
 import pytest
@@ -94,8 +96,9 @@ def test_what_no_execution_tells_is_refused(events: list[Streamed]) -> None:
 
 
 @pytest.fixture
-def channel(tmp_path: Path) -> LiveFile:
-    return LiveFile(str(tmp_path / "live"))
+def channel(tmp_path: Path) -> Iterator[LiveFile]:
+    with closing(LiveFile(str(tmp_path / "live"))) as channel:
+        yield channel
 
 
 def begin(channel: LiveFile, *events: Streamed) -> None:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from contextlib import closing
 from dataclasses import replace
 from pathlib import Path
 
@@ -26,8 +28,8 @@ INSIDE = StepAttempt("a", A, (1, 1))
 class Told:
     """An execution, its writer, and the channel that it writes to."""
 
-    def __init__(self, folder: Path, *, most: int = 10_000) -> None:
-        self.channel = LiveFile(str(folder / "live"))
+    def __init__(self, channel: LiveFile, *, most: int = 10_000) -> None:
+        self.channel = channel
         self.ex: StoredExecution = execution()
         self.ex.stored = True
         self.log = RunLog("r1")
@@ -64,8 +66,14 @@ def chunk(index: int, text: str) -> Pushed:
 
 
 @pytest.fixture
-def told(tmp_path: Path) -> Told:
-    return Told(tmp_path)
+def channel(tmp_path: Path) -> Iterator[LiveFile]:
+    with closing(LiveFile(str(tmp_path / "live"))) as channel:
+        yield channel
+
+
+@pytest.fixture
+def told(channel: LiveFile) -> Told:
+    return Told(channel)
 
 
 def test_what_happens_is_told(told: Told) -> None:
@@ -116,9 +124,9 @@ def test_a_run_without_a_record_is_not_told(told: Told) -> None:
     assert [chunk(0, "1"), chunk(1, "2")] == told.read()
 
 
-def test_who_has_told_a_lot_begins_anew(tmp_path: Path) -> None:
+def test_who_has_told_a_lot_begins_anew(channel: LiveFile) -> None:
     """With what is open then, so that the file stays small."""
-    told = Told(tmp_path, most=100)
+    told = Told(channel, most=100)
     told.flush()
     first = told.begun()
     for _ in range(50):
@@ -133,10 +141,10 @@ def test_who_has_told_a_lot_begins_anew(tmp_path: Path) -> None:
     assert chunk(0, "1") == told.read()[-1]
 
 
-def test_a_lot_is_told_in_parts(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_lot_is_told_in_parts(channel: LiveFile, monkeypatch: pytest.MonkeyPatch) -> None:
     """Each is one write, after which the writer has the relay come again."""
     monkeypatch.setattr("durable_core.streams.relay._MOST_WRITTEN", 60_000)
-    told = Told(tmp_path, most=10**7)
+    told = Told(channel, most=10**7)
     told.flush()
     for _ in range(3):
         told.push(f'"{"x" * 70_000}"')
@@ -149,9 +157,9 @@ def test_a_lot_is_told_in_parts(tmp_path: Path, monkeypatch: pytest.MonkeyPatch)
     assert (3, before + 3) == (writes, told.wakes)
 
 
-def test_who_has_fallen_behind_begins_anew(tmp_path: Path) -> None:
+def test_who_has_fallen_behind_begins_anew(channel: LiveFile) -> None:
     """The log keeps so much, for this reader as for others."""
-    told = Told(tmp_path, most=10**7)
+    told = Told(channel, most=10**7)
     told.flush()
     first = told.begun()
     for _ in range(40):

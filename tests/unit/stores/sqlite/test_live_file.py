@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import sqlite3
 import stat
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import closing
 from pathlib import Path
 
@@ -32,8 +32,16 @@ def path(tmp_path: Path) -> Path:
 
 
 @pytest.fixture
-def channel(path: Path) -> LiveFile:
-    return LiveFile(str(path))
+def channel(path: Path) -> Iterator[LiveFile]:
+    with closing(LiveFile(str(path))) as channel:
+        yield channel
+
+
+@pytest.fixture
+def other(path: Path) -> Iterator[LiveFile]:
+    """The channel, as another process has it."""
+    with closing(LiveFile(str(path))) as channel:
+        yield channel
 
 
 def begin(channel: LiveFile, *events: Streamed, run_id: str = "r1", epoch: int = 2) -> list[bool]:
@@ -50,11 +58,10 @@ def read(channel: LiveFile, after: int = 0, most: int = 99) -> list[tuple[int, S
     return list(channel.read(execution, after, most))
 
 
-def test_events_come_out_as_they_went_in(channel: LiveFile, path: Path) -> None:
+def test_events_come_out_as_they_went_in(channel: LiveFile, other: LiveFile) -> None:
     """For another process, from any position on."""
     begin(channel, *EVENTS[:2])
     go_on(channel, *EVENTS[2:])
-    other = LiveFile(str(path))
     rows = read(other)
     [execution] = other.executions(["none", "r1"])
 
@@ -101,9 +108,10 @@ def test_nobody_goes_on_from_what_is_gone(channel: LiveFile) -> None:
     assert [] == channel.executions(["r1"])
 
 
-def test_the_version_changes_when_others_write(channel: LiveFile, path: Path) -> None:
+def test_the_version_changes_when_others_write(
+    channel: LiveFile, other: LiveFile, path: Path
+) -> None:
     """And when they have replaced the file."""
-    other = LiveFile(str(path))
     before = other.version()
     same = other.version()
     begin(channel)
