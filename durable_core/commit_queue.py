@@ -52,7 +52,8 @@ class CommitFuture(Generic[T]):
         error: the error of a failed write.
         threads, tasks: the threads and tasks that wait for it.
         unknown: the error of an earlier attempt that may have succeeded.
-        tries_left: how often it may be retried after the answer of the store was lost.
+        tries_left: how often it may be retried after the answer of the store was lost, if the
+            write is repeatable.
     """
 
     __slots__ = ("answer", "done", "error", "tasks", "threads", "tries_left", "unknown", "write")
@@ -65,7 +66,7 @@ class CommitFuture(Generic[T]):
         self.tasks: tuple[asyncio.Future[None], ...] = ()
         self.answer: T | None = None
         self.unknown: StoreOutcomeUnknownError | None = None
-        self.tries_left = _TRIES if write.repeatable else 0
+        self.tries_left = _TRIES
 
     @classmethod
     def failed(cls, write: Write[T], error: BaseException) -> CommitFuture[T]:
@@ -356,7 +357,7 @@ class CommitQueue:
         self, batch: Sequence[CommitFuture[Any]], error: StoreOutcomeUnknownError
     ) -> None:
         """The outcome of the batch is unknown: requeue repeatable writes, fail the others."""
-        again = [ticket for ticket in batch if ticket.tries_left]
+        again = [ticket for ticket in batch if ticket.write.repeatable and ticket.tries_left]
         for ticket in again:
             ticket.tries_left -= 1
             ticket.unknown = error

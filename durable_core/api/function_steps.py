@@ -32,6 +32,9 @@ __all__ = [
 P = ParamSpec("P")
 T = TypeVar("T")
 
+#: What every step hands over, see ``flow/execution.py``.
+_DEF, _ASYNC_DEF, _RUN = HandlerKind.DEF, HandlerKind.ASYNC_DEF, OpKind.RUN
+
 
 class AsyncFunctionSteps:
     """The steps of ``async def`` handlers that call a function.
@@ -79,9 +82,9 @@ class AsyncFunctionSteps:
             DuplicateStepIdError: another task uses the id.
             StepUsageError: not in a run, inside another step, or ``fn`` is no function.
         """
-        scope = current_scope(HandlerKind.ASYNC_DEF, id)
+        scope = current_scope(_ASYNC_DEF, id)
         call = _call(id, fn, args, kwargs, self._options)
-        op = scope.ex.next_op(id, OpKind.RUN, scope.current_task())
+        op = scope.ex.next_op(id, _RUN, scope.current_task())
         flow = scope.flows.run_step(scope.ex, op, call)
         if call.options is not None and call.options.undo is not None:
             flow = with_undo(scope, op, call.options.undo, flow)
@@ -137,9 +140,9 @@ class FunctionSteps:
 
     def run(self, id: str, fn: Callable[P, T], /, *args: P.args, **kwargs: P.kwargs) -> T:
         """Call a plain function once and for all; see :meth:`AsyncFunctionSteps.run`."""
-        scope = current_scope(HandlerKind.DEF, id)
+        scope = current_scope(_DEF, id)
         call = _call(id, fn, args, kwargs, self._options)
-        op = scope.ex.next_op(id, OpKind.RUN, scope.current_task())
+        op = scope.ex.next_op(id, _RUN, scope.current_task())
         flow = scope.flows.run_step(scope.ex, op, call)
         if call.options is not None and call.options.undo is not None:
             flow = with_undo(scope, op, call.options.undo, flow)

@@ -34,7 +34,8 @@ def drive_sync(
     under the lock (several threads may drive flows of one run), and so do the effects that do not
     wait: what one flow decided first is also queued first.
     """
-    resume: Callable[[Any], EffectT] = flow.send
+    send: Callable[[Any], EffectT] = flow.send
+    resume = send
     value: Any = answer
     while True:
         with lock:
@@ -46,13 +47,13 @@ def drive_sync(
                     except BaseException as error:
                         effect = flow.throw(error)
                     else:
-                        effect = flow.send(value)
+                        effect = send(value)
             except StopIteration as stop:
                 result: T = stop.value
                 return result
         try:
             value = perform(effect)
-            resume = flow.send
+            resume = send
         except BaseException as error:
             value = error
             resume = flow.throw
@@ -63,7 +64,8 @@ async def drive_async(flow: Generator[EffectT, Any, T], perform: Callable[[Effec
 
     An effect that waits is answered through a coroutine, or by the answer itself if that is there.
     """
-    resume: Callable[[Any], EffectT] = flow.send
+    send: Callable[[Any], EffectT] = flow.send
+    resume = send
     value: Any = None
     while True:
         try:
@@ -75,7 +77,7 @@ async def drive_async(flow: Generator[EffectT, Any, T], perform: Callable[[Effec
             value = perform(effect)
             if type(value) is CoroutineType:
                 value = await value
-            resume = flow.send
+            resume = send
         except BaseException as error:
             value = error
             resume = flow.throw

@@ -86,13 +86,16 @@ _AFTER_MEMOS = 1_000_000_000
 #: The arguments of a step's function are kept up to this size, as JSON in UTF-8.
 _MAX_ARGUMENTS = 64 * 1024
 _JSON = JSONCodec()
+#: What every step compares with, see ``execution.py``.
+_RUNNING = ExecutionState.RUNNING
+_RUN, _WAIT = OpKind.RUN, OpKind.WAIT
 
 
 def run_step(ex: StoredExecution, op: Op, call: Call) -> Flow[object]:
     """``step.run``: return the stored outcome, or call the function until it has one."""
     memo = ex.memos.get(op.id)
     pending = ex.pending.get(op.id)
-    if memo is not None or pending is not None or ex.state is not ExecutionState.RUNNING:
+    if memo is not None or pending is not None or ex.state is not _RUNNING:
         memo = yield from _replayed(ex, op)
     else:
         if op.id in ex.unawaited:
@@ -389,7 +392,7 @@ def _replayed(ex: StoredExecution, op: Op) -> Flow[Memo | None]:
     """Return the memo of an op, in its turn; None if the op has not finished."""
     ex.unawaited.pop(op.id, None)
     ex.activity += 1
-    if ex.state is not ExecutionState.RUNNING:
+    if ex.state is not _RUNNING:
         ex.check_open()
         while ex.stopping or (ex.state is ExecutionState.REPLAYING and op.id not in ex.memos):
             yield from park(op.id, None)
@@ -411,13 +414,13 @@ def _return_outcome(ex: StoredExecution, memo: Memo) -> object:
     """Return or raise the outcome in the handler, as replay would."""
     if memo.event_seq > EVENT_SEQ.get():
         EVENT_SEQ.set(memo.event_seq)
-    if memo.op.kind is OpKind.WAIT and memo.value != "null":
+    if memo.op.kind is _WAIT and memo.value != "null":
         ex.consumed_seqs.add(memo.event_seq)
     if not memo.ok:
         ex.failures += 1
         ex.note_failure(memo.op.name)
         raise load_step_error(memo.op.name, memo.value)
-    return ex.env.codec.decode(memo.value) if memo.op.kind is OpKind.RUN else None
+    return ex.env.codec.decode(memo.value) if memo.op.kind is _RUN else None
 
 
 def _attempt(ex: StoredExecution, op: Op, call: Call, before: Pending | None) -> Flow[Memo | None]:

@@ -303,7 +303,8 @@ class TaskRun:
         begun = await self._begin_step(effect)
         if isinstance(begun, Cancelled):
             return begun
-        if not self.ex.begins(effect, *begun):
+        written, event_seq = begun
+        if not self.ex.begins(effect, written, event_seq):
             return None
         return await self.call_user(effect)
 

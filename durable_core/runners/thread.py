@@ -258,9 +258,9 @@ class ThreadRun:
         return written, host.event_watermark.recent()
 
     def _call_step(self, effect: CallStep) -> Outcome | None:
-        begun = self._begin_step(effect)
+        written, event_seq = self._begin_step(effect)
         with self._lock:
-            if not self.ex.begins(effect, *begun):
+            if not self.ex.begins(effect, written, event_seq):
                 return None
         return self.call_user(effect)
 

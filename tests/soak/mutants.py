@@ -9,7 +9,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import replace
 from pathlib import Path
 
-from durable_core.flow.execution import StoredExecution
+from durable_core.flow.execution import Execution, StoredExecution
 from durable_core.ports import Checkpoint, Heartbeat, Register, Write
 from durable_core.stores.sqlite import SQLiteStore
 
@@ -50,13 +50,13 @@ class Unfenced(SQLiteStore):
         return replace(write, owner=record.owner, epoch=record.run.epoch)
 
 
-def _no_check(self: StoredExecution) -> bool:
+def _no_check(self: Execution) -> bool:
     return True
 
 
 def _unchecked(path: Path) -> SQLiteStore:
     """Begin steps without a look at the lease, however long ago it was known to be held."""
-    StoredExecution.held_lately = property(_no_check)  # type: ignore[assignment]
+    StoredExecution.was_held_lately = _no_check  # type: ignore[method-assign]
     return SQLiteStore(path)
 
 
