@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any, ParamSpec, TypeVar, overload
 
 from durable_core.errors import NonRetriableError, StepArgumentError, StepUsageError
 from durable_core.flow.attempt import Call, StepAttempt
-from durable_core.flow.scope import CURRENT_RUN, HandlerKind, RunScope
+from durable_core.flow.scope import HandlerKind, RunScope, current_run
 from durable_core.flow.step_options import StepOptions
 from durable_core.model.step import Op, OpKind
 
@@ -264,7 +264,7 @@ def _check_decorated_id(step_id: object) -> None:
 
 def _is_in_handler() -> bool:
     """Tell whether a step may be called here: in a handler, and not inside another step."""
-    scope = CURRENT_RUN.get()
+    scope = current_run()
     return scope is not None and not isinstance(scope, StepAttempt)
 
 
@@ -284,7 +284,7 @@ def current_scope(kind: HandlerKind, step_id: str) -> RunScope:
         StepUsageError: there is none, it is inside another step, or its handler is of the other
             kind.
     """
-    scope = CURRENT_RUN.get()
+    scope = current_run()
     if scope is None:
         raise StepUsageError(
             f"step {step_id!r} was called outside a run; steps work in a handler with "

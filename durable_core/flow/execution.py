@@ -125,7 +125,7 @@ class ExecutionEvent(Enum):
 
 #: Every step asks for these. To read a member from its class takes 0.1 us up to Python 3.11, where
 #: ``Enum`` does that in its own way; a name of the module takes a fiftieth of it.
-_CLOSED = ExecutionState.CLOSED
+_RUNNING, _CLOSED = ExecutionState.RUNNING, ExecutionState.CLOSED
 _SYNC = Phase.SYNC
 
 _S, _E = ExecutionState, ExecutionEvent
@@ -256,7 +256,7 @@ class Execution:
         self.options = options
         self.run = run
         self.request = request
-        self.state = ExecutionState.RUNNING
+        self.state = _RUNNING
         self.fault: BaseException | None = None
         self.due_at_once = False
         self.in_flight = 0

@@ -19,6 +19,9 @@ __all__ = [
     "CURRENT_RUN",
     "HandlerKind",
     "RunScope",
+    "current_run",
+    "enter_run",
+    "leave_run",
 ]
 
 
@@ -59,3 +62,9 @@ class RunScope(Protocol):
 #: The branches of races that the current code is in: each notes the ops of the children it begins.
 CHILDREN_OF_BRANCHES: ContextVar[tuple[list[Op], ...]] = ContextVar("durable_branches", default=())
 CURRENT_RUN: ContextVar[RunScope | StepAttempt | None] = ContextVar("durable_run", default=None)
+
+#: What every step does with it. Python 3.11 makes a bound method for each call of a method of an
+#: imported object: that takes 0.08 us, and the call itself a tenth of it.
+current_run = CURRENT_RUN.get
+enter_run = CURRENT_RUN.set
+leave_run = CURRENT_RUN.reset

@@ -89,6 +89,7 @@ _JSON = JSONCodec()
 #: What every step compares with, see ``execution.py``.
 _RUNNING = ExecutionState.RUNNING
 _RUN, _WAIT = OpKind.RUN, OpKind.WAIT
+_event_seq_seen = EVENT_SEQ.get  # see ``scope.py``
 
 
 def run_step(ex: StoredExecution, op: Op, call: Call) -> Flow[object]:
@@ -131,7 +132,7 @@ def sleep_until(ex: StoredExecution, op: Op, due_at: Callable[[int], int]) -> Fl
         else:
             yield from _await_replay_turn(ex, pending)
         yield from _until_due(ex, pending)
-        memo = yield from _end(ex, pending, "null", EVENT_SEQ.get())
+        memo = yield from _end(ex, pending, "null", _event_seq_seen())
     _return_outcome(ex, memo)
 
 
@@ -190,7 +191,7 @@ def wait_at_address(ex: StoredExecution, op: Op, wait: AddressWait) -> Flow[str]
                 op=op,
                 due_at=now + wait.timeout,
                 address=wait.address,
-                event_seq=EVENT_SEQ.get(),
+                event_seq=_event_seq_seen(),
                 started_at=now,
             )
             yield from _save_pending(ex, pending, replaces=wait.replaces)
@@ -272,7 +273,7 @@ def send_events(ex: StoredExecution, op: Op, events: tuple[Event, ...]) -> Flow[
             for index, event in enumerate(events)
         )
         value = json.dumps([event.id for event in named], ensure_ascii=False)
-        ended = OpEnded(memo=_success(ex, op, value, EVENT_SEQ.get(), now, started_at=now))
+        ended = OpEnded(memo=_success(ex, op, value, _event_seq_seen(), now, started_at=now))
         yield from _apply(ex, _decide(ex, ended, now), now, named)
         yield from settle(ex)
         # A wait after this step matches only events that come after the events sent here.
@@ -328,7 +329,7 @@ def _begin_child(ex: StoredExecution, op: Op, child: Invocation) -> Flow[Pending
         op=op,
         due_at=now + child.timeout,
         address=child_address(new.run.id),
-        event_seq=EVENT_SEQ.get(),
+        event_seq=_event_seq_seen(),
         started_at=now,
     )
     ex.pending[op.id] = pending
@@ -412,7 +413,7 @@ def _replayed(ex: StoredExecution, op: Op) -> Flow[Memo | None]:
 
 def _return_outcome(ex: StoredExecution, memo: Memo) -> object:
     """Return or raise the outcome in the handler, as replay would."""
-    if memo.event_seq > EVENT_SEQ.get():
+    if memo.event_seq > _event_seq_seen():
         EVENT_SEQ.set(memo.event_seq)
     if memo.op.kind is _WAIT and memo.value != "null":
         ex.consumed_seqs.add(memo.event_seq)
@@ -449,7 +450,7 @@ def _attempt(ex: StoredExecution, op: Op, call: Call, before: Pending | None) ->
         inside.function_ended = True
         now = ex.env.clock.now()
         if inside.started_at is None:  # it was cancelled before
-            inside.event_seq, inside.started_at = EVENT_SEQ.get(), now
+            inside.event_seq, inside.started_at = _event_seq_seen(), now
         if before is not None:
             # An event that answers the first attempt must not be lost.
             inside.event_seq = before.event_seq
@@ -750,7 +751,7 @@ def _save_memo(
 
 
 def _wait(ex: StoredExecution, op: Op, rule: WaitRule, timeout: int) -> Pending:
-    event_seq, now = EVENT_SEQ.get(), ex.env.clock.now()
+    event_seq, now = _event_seq_seen(), ex.env.clock.now()
     return Pending(
         op=op,
         due_at=now + timeout,

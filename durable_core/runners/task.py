@@ -57,7 +57,7 @@ from durable_core.flow.execution import (
     ExecutionState,
 )
 from durable_core.flow.facts import note
-from durable_core.flow.scope import CURRENT_RUN, HandlerKind, RunScope
+from durable_core.flow.scope import HandlerKind, RunScope, enter_run, leave_run
 from durable_core.http.request import Request
 from durable_core.http.response import Response
 from durable_core.machine.advance import is_crash
@@ -310,7 +310,7 @@ class TaskRun:
 
     async def call_user(self, effect: CallUser) -> Outcome:
         """Call the function of a step, or a hook."""
-        token = CURRENT_RUN.set(effect.inside)
+        token = enter_run(effect.inside)
         try:
             call = effect.call
             if call.options is not None and call.options.timeout is not None:
@@ -328,7 +328,7 @@ class TaskRun:
         except Exception as error:
             return catch(error, in_step=True, debug=self.ex.env.debug)
         finally:
-            CURRENT_RUN.reset(token)
+            leave_run(token)
 
     async def _call_in_time(self, call: Call, timeout: int) -> object:
         """Call a function that may take this number of milliseconds; else TimeoutError."""
@@ -381,7 +381,7 @@ class TaskRun:
             tasks.running = own_task  # so that current_task() is what it will be in the handler
             scope = self._host.wrap_scope(self)
             tasks.running = None
-        token = CURRENT_RUN.set(scope)
+        token = enter_run(scope)
         CURRENT_TASKS.set(tasks)
         EVENT_SEQ.set(self.ex.run.event_seq)
         outcome: Outcome | Unwound
@@ -404,7 +404,7 @@ class TaskRun:
         except BaseException as error:
             outcome = self._unwinder.cut_short(error)
         finally:
-            CURRENT_RUN.reset(token)
+            leave_run(token)
         unwinder = self._made_unwinder
         if self.ex.unawaited or self._steps or (unwinder is not None and unwinder.parked.futures):
             outcome = self._refuse_unawaited(outcome)

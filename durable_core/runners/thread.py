@@ -48,7 +48,7 @@ from durable_core.flow.execution import (
     ExecutionEvent,
 )
 from durable_core.flow.facts import note
-from durable_core.flow.scope import CURRENT_RUN, HandlerKind
+from durable_core.flow.scope import HandlerKind, current_run, enter_run, leave_run
 from durable_core.http.request import Request
 from durable_core.http.response import Response
 from durable_core.machine.advance import is_crash
@@ -267,7 +267,7 @@ class ThreadRun:
     def call_user(self, effect: CallUser) -> Outcome:
         """Call the function of a step, or a hook."""
         call = effect.call
-        token = CURRENT_RUN.set(effect.inside)
+        token = enter_run(effect.inside)
         try:
             if self.ex.deadline is not None:
                 value = self._call_before(self.ex.deadline, call)
@@ -282,7 +282,7 @@ class ThreadRun:
         except Exception as error:
             return catch(error, in_step=True, debug=self.ex.env.debug)
         finally:
-            CURRENT_RUN.reset(token)
+            leave_run(token)
         return Returned(value)
 
     def _call_before(self, deadline: int, call: Call) -> object:
@@ -333,7 +333,7 @@ class ThreadRun:
 
     def _call_handler(self) -> Outcome | Unwound:
         wrap = self._host.wrap_scope
-        CURRENT_RUN.set(self if wrap is None else wrap(self))
+        enter_run(self if wrap is None else wrap(self))
         EVENT_SEQ.set(self.ex.run.event_seq)
         try:
             try:
@@ -356,7 +356,7 @@ class ThreadRun:
         """Undo the steps of a run that fails, and raise the error with which it does."""
         from durable_core.flow.undo import undo  # few handlers need it
 
-        scope: Any = CURRENT_RUN.get()
+        scope: Any = current_run()
         failed = scope.drive(undo(self.ex, self.flows, error))
         if failed is not None and failed is not error:
             raise failed
@@ -398,7 +398,7 @@ class ThreadRun:
             self._unwind(effect.op_id)
 
     def _see_if_alone(self, effect: SeeIfAlone | None = None) -> bool:
-        scope: Any = CURRENT_RUN.get()
+        scope: Any = current_run()
         is_main = threading.get_ident() == self._main
         is_branch = scope.current_task() is not threading.current_thread()
         return is_main and not is_branch and self.ex.is_sequential
