@@ -148,7 +148,7 @@ class DeferredRun:
 
     async def _go_on(self, rest: Coroutine[Any, Any, None]) -> None:
         """Do what the task of the handler does from its second turn on."""
-        self._has_begun = True  # not before: tasks that the first part has started may come first
+        self._has_begun = True  # not before, whatever else has its turn first
         try:
             await rest
         finally:
