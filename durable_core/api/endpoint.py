@@ -332,23 +332,34 @@ def _wrap_in_context(around: Around, handler: Handler, kind: HandlerKind) -> Han
     return call if kind is HandlerKind.DEF else call_async
 
 
+#: Types of a parameter that a framework fills in; strings where annotations are not evaluated.
+_NO_REQUEST = (str, int, float, bool, dict, list, "str", "int", "float", "bool", "dict", "list")
+_FRAMEWORKS = "handlers of a framework need its adapter, such as durable_starlette for FastAPI"
+
+
 def _check_parameters(handler: Handler) -> None:
     """See that a handler can be called with a request alone.
 
     Raises:
-        TypeError: it cannot.
+        TypeError: it cannot, or asks for something else.
     """
     try:
         signature = inspect.signature(handler)
     except ValueError:  # of some functions written in C
         return
     try:
-        signature.bind(object())
+        bound = signature.bind(object())
     except TypeError as error:
         raise TypeError(
             f"a handler is called with one argument, the request; {key_of(handler)}{signature} "
-            f"cannot be: {error}"
+            f"cannot be: {error}; {_FRAMEWORKS}"
         ) from None
+    [name] = bound.arguments
+    if signature.parameters[name].annotation in _NO_REQUEST:
+        raise TypeError(
+            f"a handler is called with the request; {key_of(handler)}{signature} asks for "
+            f"something else; {_FRAMEWORKS}"
+        )
 
 
 def is_wait(request: Request) -> bool:

@@ -451,3 +451,15 @@ def test_authorize_raises_what_its_framework_raises(face: str) -> None:
             ask(endpoint, "/it")
 
     assert (401, b"no key") == (answer.status, answer.body)
+
+
+def _of_a_framework(item: str) -> str:
+    return item
+
+
+@pytest.mark.parametrize("hint", [str, "str", dict])
+def test_a_parameter_of_a_framework(hint: object, monkeypatch: pytest.MonkeyPatch) -> None:
+    """It would get the request; the error names the kind of adapter that fills it in."""
+    monkeypatch.setitem(_of_a_framework.__annotations__, "item", hint)
+    with lab() as process, pytest.raises(TypeError, match="asks for something else; handlers of a"):
+        process.endpoint(_of_a_framework)
