@@ -457,9 +457,10 @@ def _of_a_framework(item: str) -> str:
     return item
 
 
-@pytest.mark.parametrize("hint", [str, "str", dict])
+@pytest.mark.parametrize("hint", [str, "str", dict], ids=repr)
 def test_a_parameter_of_a_framework(hint: object, monkeypatch: pytest.MonkeyPatch) -> None:
     """It would get the request; the error names the kind of adapter that fills it in."""
     monkeypatch.setitem(_of_a_framework.__annotations__, "item", hint)
+    handler: Any = _of_a_framework
     with lab() as process, pytest.raises(TypeError, match="asks for something else; handlers of a"):
-        process.endpoint(_of_a_framework)
+        process.endpoint(handler)
