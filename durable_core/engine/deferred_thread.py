@@ -142,7 +142,9 @@ class DeferredThreadRun:
             call: Callable[[Request], Response]
             try:
                 value = copy_context().run(self._call, handler)
-            except (KeyboardInterrupt, SystemExit, GeneratorExit):
+            except (KeyboardInterrupt, SystemExit, GeneratorExit) as error:
+                if self._run is not None:  # it goes on in another thread or process
+                    self._runs.abandon(self._run, error)
                 raise
             except BaseException as error:
                 call = partial(_raise, error)

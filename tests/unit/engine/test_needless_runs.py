@@ -378,3 +378,25 @@ def test_a_stop_waits_for_a_def_handler() -> None:
     stopper.join(20)
     client.join(20)
     assert [b'"end"'] == bodies
+
+
+def test_an_interrupt_is_a_crash() -> None:
+    """A run that has begun within such a handler is released, and goes on elsewhere."""
+    calls: list[str] = []
+
+    def handler(asked: Request) -> object:
+        if not asked.query.get("step"):
+            return None
+        sync_step.run("a", calls.append, "a")
+        if len(calls) < 2:
+            calls.append("interrupted")
+            raise KeyboardInterrupt
+        return "end"
+
+    with lab() as process:
+        endpoint = process.endpoint(handler)
+        endpoint.handle(request())
+        with pytest.raises(KeyboardInterrupt):
+            endpoint.handle(request("/it?step=1"))
+        until(lambda: [each.run.phase for each in process.records.list()] == [Phase.COMPLETED])
+    assert ["a", "interrupted"] == calls
