@@ -7,6 +7,7 @@ import hashlib
 import shutil
 import sqlite3
 from collections.abc import Callable
+from contextlib import closing
 from dataclasses import dataclass, fields
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
@@ -396,12 +397,17 @@ def test_an_encrypted_store(tmp_path: Path) -> None:
     assert [("unreadable", None)] == found(stored.replay(handler_of(False, OLD), store=other))
 
 
+def make_other_database(path: Path) -> None:
+    with closing(sqlite3.connect(path)) as db:
+        db.execute("CREATE TABLE t (x)")
+
+
 @pytest.mark.parametrize(
     ("make", "error"),
     [
         (lambda path: None, StoreError),
         (lambda path: path.write_bytes(b"no database at all" * 100), StoreError),
-        (lambda path: sqlite3.connect(path).executescript("CREATE TABLE t (x)"), StoreVersionError),
+        (make_other_database, StoreVersionError),
         (lambda path: path.write_bytes(b""), StoreVersionError),
     ],
     ids=["missing", "garbage", "another database", "empty"],

@@ -244,6 +244,7 @@ def test_a_store_closes_it(tmp_path: Path) -> None:
     assert None is closed
     assert 0 == os.waitstatus_to_exitcode(status)
     assert list(EVENTS[:2]) == [event for _, event in read(store.channel)]
+    store.close()
 
 
 def test_a_fork_closes_it_first(tmp_path: Path) -> None:
@@ -258,3 +259,4 @@ def test_a_fork_closes_it_first(tmp_path: Path) -> None:
 
     assert 0 == os.waitstatus_to_exitcode(status)
     assert list(EVENTS[:3]) == [event for _, event in read(store.channel)]
+    store.close()
