@@ -43,7 +43,7 @@ AND (
 -- The guard makes one statement of "is the run still ours" and "take the checkpoint".
 INSERT INTO step (key, op_id, name, kind, ok, value, event_seq, attempts, ended_at, started_at,
                   arguments)
-SELECT seq << 24 | ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, nullif(?, '')
+SELECT seq << 24 | ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, nullif(?, 0)
 FROM run
 WHERE id = ? AND owner IS ? AND epoch = ?
 

@@ -367,7 +367,7 @@ def _step_row(write: Checkpoint, memo: Memo, owner: str | None) -> tuple[object,
         memo.attempts,
         memo.ended_at,
         memo.started_at,
-        memo.arguments or "",
+        0 if memo.arguments is None else memo.arguments,  # the statement makes it NULL
         write.run_id,
         owner,
         write.epoch,
