@@ -413,8 +413,14 @@ def _open(options: argparse.Namespace) -> Iterator[Durable[Any]]:
 
 
 def _check_one_given(options: argparse.Namespace, or_else: str) -> None:
-    if (options.application is None) == (options.store is None):
-        raise ConfigurationError(f"name either MODULE:DURABLE, or {or_else}")
+    if (options.application is None) != (options.store is None):
+        return
+    text = f"name either MODULE:DURABLE, or {or_else}"
+    for what in ("run_id", "name"):
+        given = getattr(options, what, None)
+        if options.application is None and given is not None:
+            text += f"; {given!r} was taken for {what.upper()}"
+    raise ConfigurationError(text)
 
 
 def _choose(options: argparse.Namespace) -> Durable[Any]:

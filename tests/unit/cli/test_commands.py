@@ -466,3 +466,20 @@ def test_modules_are_found_in_the_current_folder(tmp_path: Path) -> None:
     done = subprocess.run(command, capture_output=True, text=True, timeout=60, cwd=tmp_path)
 
     assert "shop:durable has no endpoints" in done.stdout
+
+
+@pytest.mark.parametrize(
+    ("arguments", "taken"),
+    [
+        (["runs", "get", "shop:durable"], "; 'shop:durable' was taken for RUN_ID\n"),
+        (["send", "shop:durable"], "; 'shop:durable' was taken for NAME\n"),
+        (["runs", "get", "01", "--app", "shop"], "; '01' was taken for RUN_ID\n"),
+    ],
+)
+def test_a_forgotten_argument_is_named(
+    capsys: pytest.CaptureFixture[str], arguments: list[str], taken: str
+) -> None:
+    """One name alone stands for the last argument, so the message says what it was taken for."""
+    assert 2 == main(arguments)
+    text = f"name either MODULE:DURABLE, or --store PATH and --app ID{taken}"
+    assert text in capsys.readouterr().err
