@@ -131,6 +131,8 @@ class DeferredRun:
         """Begin a call of the handler, in a task of its own."""
         context = copy_context()
         self._task = task = LateTask(self._loop, context)
+        if self._loop.get_debug():
+            task.done()
         self._is_over = False
         return context.run(self._begin, handler, task)
 

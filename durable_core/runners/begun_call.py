@@ -4,11 +4,15 @@ from __future__ import annotations
 
 import asyncio
 import contextvars
+import threading
 from collections.abc import Awaitable, Callable, Coroutine, Generator
 from types import CoroutineType
 from typing import Any, NoReturn
 
 __all__ = ["BegunCall", "LateCoroutine", "LateTask"]
+
+#: Held while the task of asyncio in a :class:`LateTask` is made.
+_MAKING = threading.RLock()
 
 
 class LateCoroutine(Coroutine[Any, Any, None]):
@@ -47,12 +51,18 @@ class LateCoroutine(Coroutine[Any, Any, None]):
         """Refuse: this is for one task."""
         raise TypeError("the coroutine of a task is not awaited")
 
+    def __getattr__(self, name: str) -> Any:
+        """Show the frame, the name and so on of what the task does: debuggers ask for them."""
+        return getattr(self.rest, name)
+
 
 class LateTask(asyncio.Task[None]):
     """A task that is made when it begins, or when somebody asks it for anything.
 
     Until then it is only there to be the current task of code that may never ask for that. It costs
-    a tenth of what a task of asyncio does, which takes a turn of the event loop, too.
+    a tenth of what a task of asyncio does, which takes a turn of the event loop, too. Any thread
+    may ask, as it may ask a task of asyncio; but in debug mode a loop lets no other thread make
+    one, so there the task is to be made at once.
 
     Args:
         loop, context: of the task.
@@ -69,13 +79,28 @@ class LateTask(asyncio.Task[None]):
     def __getattribute__(self, name: str) -> Any:
         """Make the task first."""
         get = super().__getattribute__
-        unmade = get("_unmade")
-        if unmade is not None:
-            self._unmade = None
+        if get("_unmade") is not None:
+            get("_make")()
+        return get(name)
+
+    def _make(self) -> None:
+        with _MAKING:
+            get = super().__getattribute__
+            unmade = get("_unmade")
+            if not unmade:
+                return  # another thread has made it, or making it asks it for something
+            self._unmade = ()
             self.code = code = LateCoroutine()
             loop, context = unmade
-            super().__init__(code, loop=loop, context=context)
-        return get(name)
+            try:
+                super().__init__(code, loop=loop, context=context)
+            except RuntimeError:
+                if not loop.is_closed():
+                    self._unmade = unmade
+                    raise
+                # Somebody has kept it for longer than the loop. It is shown as pending.
+                self._log_destroy_pending = False
+            self._unmade = None
 
     # Python looks these up in the class.
 
@@ -124,8 +149,8 @@ class BegunCall(Generator[Any, Any, Any]):
         # So asyncio's eager tasks of Python 3.12 begin, too. It documents these functions for other
         # implementations of tasks.
         outer = asyncio.current_task(loop)
-        assert outer is not None
-        asyncio._leave_task(loop, outer)
+        if outer is not None:  # a server may drive its requests without tasks
+            asyncio._leave_task(loop, outer)
         asyncio._enter_task(loop, task)
         try:
             code: Any = call()
@@ -143,7 +168,8 @@ class BegunCall(Generator[Any, Any, Any]):
             self.is_cut_short = not isinstance(error, Exception)
         finally:
             asyncio._leave_task(loop, task)
-            asyncio._enter_task(loop, outer)
+            if outer is not None:
+                asyncio._enter_task(loop, outer)
 
     def result(self) -> Any:
         """Return what the function has returned, once it has ended; or raise its error."""
@@ -165,10 +191,7 @@ class BegunCall(Generator[Any, Any, Any]):
         if self._is_waiting:
             self._is_waiting = False
             awaited, self._awaited = self._awaited, None
-            task = asyncio.current_task()
-            if awaited is not None or (task is not None and task.cancelling()):
-                return awaited
-            # It only gave way to other tasks, and they have had their turn.
+            return awaited
         return self.code.send(value)
 
     def throw(self, *error: Any) -> Any:

@@ -119,6 +119,32 @@ def test_one_that_asks_for_a_step_has_a_run() -> None:
     assert [True, True, False, False, True] == in_loop(work)
 
 
+def test_a_thread_cancels_the_handler_in_debug_mode() -> None:
+    """As asyncio documents it. In debug mode no other thread may make the task of the handler."""
+
+    async def handler(asked: Request) -> object:
+        if not asked.query.get("wait"):
+            return None
+        loop, task = asyncio.get_running_loop(), asyncio.current_task()
+        assert task is not None
+        thread = threading.Thread(target=lambda: loop.call_soon_threadsafe(task.cancel))
+        thread.start()
+        thread.join()
+        try:
+            await asyncio.sleep(20)
+        except asyncio.CancelledError:
+            return task.uncancel()
+        return "not cancelled"
+
+    async def work(process: Lab) -> object:
+        asyncio.get_running_loop().set_debug(True)
+        endpoint = process.endpoint(handler)
+        await ask(process, endpoint)
+        return (await ask(process, endpoint, "/it?wait=1")).body
+
+    assert b"0" == in_loop(work)
+
+
 def test_one_that_waits_has_a_run() -> None:
     """From the moment at which it waits; its client may leave, and it goes on."""
     gate, ended = asyncio.Event(), []
