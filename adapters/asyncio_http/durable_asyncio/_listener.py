@@ -37,8 +37,11 @@ _MAX_REFUSALS = 64
 _AT_ONCE = 64
 #: Seconds for which no client is accepted when the process is out of descriptors.
 _BACK_OFF = 1.0
-#: Seconds that a client has to agree to the end of TLS.
+#: Seconds that a client has to agree to the end of TLS, after the time for what is still sent.
 _TLS_SHUTDOWN = 2.0
+#: The most that is encrypted ahead; asyncio's own number is 512 KiB. How much of that a client has
+#: taken is not seen before it has taken nearly all.
+_TLS_AHEAD = 65536
 #: The most that the system takes of what it cannot send yet, bytes.
 _UNSENT = 65536
 #: Seconds that connections have to end after they were cut off.
@@ -232,10 +235,12 @@ class Listener:
                 client,
                 ssl=tls,
                 ssl_handshake_timeout=self._timeouts.head if tls else None,
-                ssl_shutdown_timeout=_TLS_SHUTDOWN if tls else None,
+                ssl_shutdown_timeout=self._timeouts.write + _TLS_SHUTDOWN if tls else None,
             )
         except OSError as error:
             raise ClientDisconnectedError("the TLS handshake failed") from error
+        if tls:
+            transport.set_write_buffer_limits(_TLS_AHEAD)
         writer = asyncio.StreamWriter(transport, protocol, reader, loop)
         peer, server = (writer.get_extra_info(name) for name in ("socket", "sockname"))
         incoming = Incoming(reader, partial(has_hung_up, peer))

@@ -21,6 +21,8 @@ class Timeouts:
             connection is closed then.
         write: for taking in a further part of a response, of whatever size. The connection is cut
             off when the client has taken nothing for so long, at the latest for twice as long.
+            The system reports what a client takes in parts of tens of KiB, and over TLS asyncio
+            does so in parts of about 128 KiB: a client that takes less in this time is cut off.
 
     Raises:
         ValueError: another value.

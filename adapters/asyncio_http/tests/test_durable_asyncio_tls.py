@@ -5,15 +5,25 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import http.client
+import socket
 import ssl
 import subprocess
+import time
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 
-from durable_asyncio import EndpointServer, Timeouts, _listener, create_endpoint_server, serve
+from durable_asyncio import (
+    EndpointServer,
+    Timeouts,
+    _listener,
+    create_endpoint_server,
+    endpoint_adapter,
+    serve,
+)
 from durable_asyncio._outgoing import Outgoing
+from durable_core import Durable, Request, Response
 from support.asyncio_sample import ALL_BYTES, Sample
 from support.ports import ReservedPort
 from support.processes import until
@@ -127,6 +137,42 @@ def test_a_client_that_never_begins_tls(server: EndpointServer) -> None:
     """It has as much time as for the head of a request."""
     with connect(server.port) as client:
         assert b"" == client.recv(1)
+
+
+def test_a_slow_client_gets_the_end(
+    certificate: Path, trust: ssl.SSLContext, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The connection is closed at once, but the client has time to take what is still sent."""
+    monkeypatch.setattr(_listener, "_TLS_SHUTDOWN", 0.2)
+    body = bytes(400_000)
+    durable = Durable(id="x", endpoint_adapter=endpoint_adapter, store=tmp_path / "db")
+
+    @durable.endpoint
+    def large(request: Request) -> Response:
+        return Response(body=body)
+
+    context = ssl.create_default_context(ssl.Purpose.CLIENT_AUTH)
+    context.load_cert_chain(certificate)
+    received = 0
+    with (
+        create_endpoint_server(large, ssl=context).listen() as server,
+        trust.wrap_socket(_small_connection(server.port), server_hostname="localhost") as client,
+    ):
+        client.sendall(b"GET / HTTP/1.1\r\nHost: x\r\nConnection: close\r\n\r\n")
+        while part := client.recv(4096):
+            received += len(part)
+            time.sleep(0.01)
+
+    assert received > len(body)
+
+
+def _small_connection(port: int) -> socket.socket:
+    """Return a connection whose own system takes little that is not read."""
+    connection = socket.socket()
+    connection.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 4096)
+    connection.settimeout(10)
+    connection.connect(("127.0.0.1", port))
+    return connection
 
 
 @pytest.mark.parametrize("polite", [True, False])
