@@ -400,11 +400,22 @@ def check_client(client: object, *, is_async: bool) -> None:
             f"client must have build_request and send, as an httpx client has; "
             f"{type(client).__name__} has not"
         )
-    if inspect.iscoroutinefunction(send) is not is_async:
+    if not _is_of_kind(client, send, is_async):
         needed = "an asynchronous client, such as httpx.AsyncClient, in 'async def' handlers"
         if not is_async:
             needed = "a plain client, such as httpx.Client, in 'def' handlers"
         raise TypeError(f"client must be {needed}, not {type(client).__name__}")
+
+
+def _is_of_kind(client: object, send: Callable[..., object], is_async: bool) -> bool:
+    """Tell whether a client is for this kind of call, as far as one can see before it.
+
+    In a wrapper, ``send`` may be a plain function that returns the coroutine of another client. A
+    client that is a plain context, as ``httpx.Client`` is, is no asynchronous one.
+    """
+    if inspect.iscoroutinefunction(send) or not is_async:
+        return inspect.iscoroutinefunction(send) is is_async
+    return not hasattr(client, "__enter__") or hasattr(client, "__aenter__")
 
 
 def _check_url(url: object) -> str:

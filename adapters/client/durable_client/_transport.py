@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import inspect
 import sys
-from collections.abc import AsyncIterable, AsyncIterator, Iterable, Iterator, Mapping
+from collections.abc import AsyncIterable, AsyncIterator, Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from functools import cache
 from ssl import SSLContext
@@ -296,9 +296,20 @@ def check_client(client: object, *, is_async: bool) -> None:
     build, send = getattr(client, "build_request", None), getattr(client, "send", None)
     if isinstance(client, type) or not callable(build) or not callable(send):
         raise TypeError(f"client must be a client of httpx2 or httpx, not {client!r}")
-    if inspect.iscoroutinefunction(send) is not is_async:
+    if not _is_of_kind(client, send, is_async):
         kind, name = ("an AsyncClient", "_async") if is_async else ("a Client", "")
         raise TypeError(f"fetch_with_stream{name} needs {kind}, not {type(client).__name__}")
+
+
+def _is_of_kind(client: object, send: Callable[..., object], is_async: bool) -> bool:
+    """Tell whether a client is for this kind of call, as far as one can see before it.
+
+    In a wrapper, ``send`` may be a plain function that returns the coroutine of another client. A
+    client that is a plain context, as ``httpx.Client`` is, is no asynchronous one.
+    """
+    if inspect.iscoroutinefunction(send) or not is_async:
+        return inspect.iscoroutinefunction(send) is is_async
+    return not hasattr(client, "__enter__") or hasattr(client, "__aenter__")
 
 
 def checked_headers(fields: Any) -> Headers:

@@ -392,6 +392,36 @@ def test_arguments_are_checked_first(call: Call, arguments: Any, says: str) -> N
         call(5)
 
 
+class Wrapper:
+    """A client of one's own, which is no context, and whose ``send`` is a plain function."""
+
+    def __init__(self, inner: Any) -> None:
+        self.inner, self.build_request = inner, inner.build_request
+
+    def send(self, request: Any, **options: Any) -> Any:
+        """Return what the inner one returns: a response, or a coroutine."""
+        return self.inner.send(request, **options)
+
+
+def test_a_client_within_another() -> None:
+    """It need not be written as the libraries write theirs."""
+
+    def answer(request: httpx2.Request) -> httpx2.Response:
+        return httpx2.Response(200, text="here")
+
+    transport = httpx2.MockTransport(answer)
+
+    async def call_async() -> ClientResponse:
+        async with httpx2.AsyncClient(transport=transport) as inner:
+            client: Any = Wrapper(inner)
+            return await fetch_with_stream_async("http://x.example/", client=client)
+
+    with httpx2.Client(transport=transport) as inner:
+        client: Any = Wrapper(inner)
+        assert "here" == fetch_with_stream("http://x.example/", client=client).text()
+    assert "here" == asyncio.run(call_async()).text()
+
+
 def test_clients_and_callbacks_of_the_other_kind() -> None:
     """A thread can await nothing, and a task must not wait for a plain client."""
 

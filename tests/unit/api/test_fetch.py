@@ -226,6 +226,27 @@ def test_a_client_of_ones_own(kind: str) -> None:
     assert "own" == other.asked[0].headers["x-in"]
 
 
+class Wrapper:
+    """A client that is no context, and whose ``send`` is a plain function."""
+
+    def __init__(self, inner: Any) -> None:
+        self.inner, self.build_request = inner, inner.build_request
+
+    def send(self, request: Any, **options: Any) -> Any:
+        """Return what the inner one returns: a response, or a coroutine."""
+        return self.inner.send(request, **options)
+
+
+@both
+def test_a_client_within_another(kind: str) -> None:
+    """It need not be written as the libraries write theirs."""
+    with service(lambda *_: (200, {}, b"ok")) as other, lab() as process:
+        client = Wrapper(httpx2.Client() if kind == "def" else httpx2.AsyncClient())
+        answer = process.call(process.endpoint(fetching(kind, other.url, client=client)))
+
+    assert [200, True, "ok", None, None] == value(answer)
+
+
 @both
 @pytest.mark.parametrize("timeout", [3, 60])
 def test_the_step_ends_before_its_client_would(kind: str, timeout: float) -> None:
