@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 import time
-from collections.abc import Callable, Coroutine, Iterator, Sequence
+from collections.abc import Callable, Coroutine, Iterable, Iterator, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import replace
 from pathlib import Path
@@ -684,8 +684,11 @@ def _parse_secrets(secrets: Sequence[bytes | str] | None) -> tuple[bytes, ...]:
     if secrets is None:
         given = os.environ.get("DURABLE_SECRET")
         secrets = (given,) if given else ()
-    elif isinstance(secrets, (bytes, str)) or not secrets:
-        raise ConfigurationError("secrets= must be a list of one or more keys")
+    else:
+        is_list = isinstance(secrets, Iterable) and not isinstance(secrets, (bytes, str))
+        secrets = tuple(secrets) if is_list else ()  # an iterator can be read once only
+        if not secrets:
+            raise ConfigurationError("secrets= must be a list of one or more keys")
     if not all(isinstance(key, (bytes, str)) for key in secrets):
         raise ConfigurationError("a secret must be bytes or a str")
     keys = tuple(key.encode() if isinstance(key, str) else key for key in secrets)

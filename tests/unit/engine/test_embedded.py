@@ -482,6 +482,8 @@ def test_how_old_the_proof_of_a_lease_may_be(lease: str, age: float) -> None:
         ({"clock": FakeClock}, "clock= must be an object with now and elapsed, not <class"),
         ({"ids": object()}, "ids= must be an object with ulid and uniform, not <object"),
         ({"secrets": [5]}, "a secret must be bytes or a str"),
+        ({"secrets": 5}, "secrets= must be a list of one or more keys"),
+        ({"secrets": iter(())}, "secrets= must be a list of one or more keys"),
         ({"store": 5}, "store= is the path of a SQLite file"),
         ({"token_ttl": 0}, "token_ttl must be longer than 0"),
     ],
@@ -490,6 +492,17 @@ def test_an_argument_of_another_type(argument: Any, says: str) -> None:
     """Each is refused when the engine is made, and not when it is first used."""
     with pytest.raises((ConfigurationError, ValueError), match=says):
         EmbeddedEngine(**argument)
+
+
+def test_secrets_of_an_iterator_are_kept() -> None:
+    """Checking must not use it up: the tokens would be signed with other secrets, silently."""
+    keys: Any = iter(["s" * 16, b"t" * 16])
+    durable = Durable(id="x", engine=EmbeddedEngine(MemoryStore(), secrets=keys))
+    durable.start()
+    try:
+        assert (b"s" * 16, b"t" * 16) == durable.engine.env.secrets()
+    finally:
+        durable.stop()
 
 
 @pytest.mark.parametrize("path", [5, b"x.db"])
