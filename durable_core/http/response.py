@@ -50,7 +50,7 @@ class Response:
         self, *, status: int = 200, headers: HeaderFields | None = None, body: Body = b""
     ) -> None:
         if type(status) is not int:
-            raise TypeError(f"a response status must be an int, not {type(status).__name__}")
+            status = _plain_int(status)
         if not 200 <= status <= 599:
             raise ValueError(f"a response status must be 200 to 599, not {status}")
         put = object.__setattr__
@@ -153,6 +153,17 @@ def with_headers(response: Response, fields: Sequence[tuple[str, str]]) -> Respo
     """Return the response with more header fields."""
     headers = Headers((*response.headers.raw, *fields))
     return Response(status=response.status, headers=headers, body=response.body)
+
+
+def _plain_int(status: object) -> int:
+    """Return the number of an ``HTTPStatus`` or another ``int``.
+
+    Raises:
+        TypeError: it is none.
+    """
+    if isinstance(status, bool) or not isinstance(status, int):
+        raise TypeError(f"a response status must be an int, not {type(status).__name__}")
+    return int(status)
 
 
 def _headers(fields: HeaderFields | None) -> Headers:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 from collections.abc import AsyncIterator, Iterator
 from decimal import Decimal
+from http import HTTPStatus
 from typing import Any
 
 import pytest
@@ -90,6 +91,12 @@ def test_a_status_that_is_not_final_is_refused(status: int) -> None:
     """A handler gives a final status, 200 to 599."""
     with pytest.raises(ValueError, match="200 to 599"):
         Response(status=status)
+
+
+def test_a_status_may_have_a_name() -> None:
+    """An ``HTTPStatus`` is an int; what is kept is the plain number."""
+    for response in (Response(status=HTTPStatus.CREATED), Response.json({}, HTTPStatus.CREATED)):
+        assert (201, int) == (response.status, type(response.status))
 
 
 def test_other_types_are_refused() -> None:
