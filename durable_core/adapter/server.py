@@ -174,7 +174,7 @@ def check_address(port: object, host: object) -> None:
         TypeError: one is of another type.
         ValueError: there is no such port.
     """
-    if type(port) is not int or not isinstance(host, str):
+    if isinstance(port, bool) or not isinstance(port, int) or not isinstance(host, str):
         raise TypeError(
             f"a server listens at a port and a host, such as (8000, '127.0.0.1'), "
             f"not ({port!r}, {host!r})"

@@ -374,7 +374,7 @@ class Durable(Generic[AppT]):
                 the application that a framework's handlers are in is not known here.
             ValueError: ``server_threads`` is no int of 1 or more.
         """
-        if server_threads is not None and (type(server_threads) is not int or server_threads < 1):
+        if server_threads is not None and (not _is_int(server_threads) or server_threads < 1):
             raise ValueError(f"server_threads must be an int of 1 or more, not {server_threads!r}")
         self._check_installed()
         self.engine.start(server_threads=server_threads)
@@ -614,6 +614,10 @@ def _seconds(timeout: Duration, what: str = "timeout") -> float:
     return parse_duration(timeout, what=what) / 1000
 
 
+def _is_int(value: object) -> bool:
+    return isinstance(value, int) and not isinstance(value, bool)
+
+
 def _is_adapter(candidate: object) -> bool:
     return all(hasattr(candidate, name) for name in ("options", "wrap", "proxy"))
 
@@ -650,15 +654,18 @@ def _check_observers(observers: object) -> None:
     Raises:
         ConfigurationError: they are not.
     """
-    listed = observers if isinstance(observers, (list, tuple)) else (observers,)
-    for each in listed:
-        if isinstance(each, type) or not all(hasattr(each, name) for name in _OBSERVES):
+    if _is_observer(observers):
+        raise ConfigurationError(f"Durable(observers=) takes a list: observers=[{observers!r}]")
+    for each in observers if isinstance(observers, Sequence) else (observers,):
+        if not _is_observer(each):
             raise ConfigurationError(
-                "Durable(observers=) takes objects that derive from "
+                "Durable(observers=) takes a list of objects that derive from "
                 f"durable_core.observers.Observer, not {each!r}"
             )
-    if listed is not observers:
-        raise ConfigurationError(f"Durable(observers=) takes a list: observers=[{observers!r}]")
+
+
+def _is_observer(candidate: object) -> bool:
+    return not isinstance(candidate, type) and all(hasattr(candidate, name) for name in _OBSERVES)
 
 
 def _origin(url: object) -> str:

@@ -295,7 +295,8 @@ def _need_of_store(options: ResolvedOptions, *, wants_key: bool) -> str:
 
 def _result_type(handler: Handler) -> ValueType | None:
     """Return the type of what a handler returns besides responses; None if that is JSON."""
-    if getattr(handler, "__annotations__", {}).get("return") in (None, Response, "Response"):
+    annotations = getattr(handler, "__annotations__", None) or {}  # an AsyncMock has None
+    if annotations.get("return") in (None, Response, "Response"):
         return None
     from durable_core.codec.forms import UnknownTypeError  # few handlers need it
     from durable_core.codec.typed import return_type
@@ -355,7 +356,8 @@ def _check_parameters(handler: Handler) -> None:
             f"cannot be: {error}; {_FRAMEWORKS}"
         ) from None
     [name] = bound.arguments
-    if signature.parameters[name].annotation in _NO_REQUEST:
+    annotation = signature.parameters[name].annotation
+    if isinstance(annotation, (str, type)) and annotation in _NO_REQUEST:
         raise TypeError(
             f"a handler is called with the request; {key_of(handler)}{signature} asks for "
             f"something else; {_FRAMEWORKS}"

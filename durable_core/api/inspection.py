@@ -146,7 +146,7 @@ def check_limit(limit: object) -> None:
     Raises:
         ValueError: it is no int of 1 to 1,000.
     """
-    if type(limit) is not int or not 1 <= limit <= 1000:
+    if isinstance(limit, bool) or not isinstance(limit, int) or not 1 <= limit <= 1000:
         raise ValueError(f"limit must be 1 to 1000, not {limit!r}")
 
 

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+from collections import deque
 from pathlib import Path
 from typing import Any
+from unittest.mock import create_autospec
 
 import pytest
 
@@ -60,9 +62,9 @@ def test_adapter_that_is_none(adapter: Any) -> None:
         ({"public_url": 7}, "must be scheme and authority, .* not 7"),
         ({"engine": "inngest", "store": None}, r"must be an engine, such as .* not 'inngest'"),
         ({"engine": EmbeddedEngine, "store": None}, r"must be an engine, such as .* not <class"),
-        ({"observers": [Observer]}, "takes objects that derive from .* not <class"),
+        ({"observers": [Observer]}, "takes a list of objects that derive .* not <class"),
         ({"observers": Observing()}, r"takes a list: observers=\["),
-        ({"observers": "x"}, "takes objects that derive from .* not 'x'"),
+        ({"observers": "x"}, "takes a list of objects that derive .* not 'x'"),
     ],
 )
 def test_an_argument_of_another_type(argument: dict[str, object], says: str) -> None:
@@ -70,6 +72,11 @@ def test_an_argument_of_another_type(argument: dict[str, object], says: str) -> 
     name, *_ = argument
     with pytest.raises(ConfigurationError, match=rf"Durable\({name}=\) {says}"):
         made(**argument)
+
+
+def test_observers_in_any_sequence() -> None:
+    """As the annotation says; what is in it need only have the methods."""
+    made(observers=deque([Observing(), create_autospec(Observing, instance=True)]))
 
 
 def test_a_handler_is_decorated_once() -> None:

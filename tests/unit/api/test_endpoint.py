@@ -9,6 +9,7 @@ import sys
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
+from unittest.mock import AsyncMock, Mock
 
 import pytest
 from asgiref.sync import async_to_sync
@@ -451,6 +452,28 @@ def test_authorize_raises_what_its_framework_raises(face: str) -> None:
             ask(endpoint, "/it")
 
     assert (401, b"no key") == (answer.status, answer.body)
+
+
+@pytest.mark.parametrize("handler", [Mock(), AsyncMock(), len], ids=repr)
+def test_a_handler_that_is_no_python_function(handler: Any) -> None:
+    """A test may use a mock, and a function may be written in C."""
+    with lab() as process:
+        assert process.endpoint(handler) is not None
+
+
+def test_an_annotation_that_cannot_be_compared() -> None:
+    """An annotation may be any object; numpy's, for one, do not compare to a bool."""
+
+    class Shape:
+        def __eq__(self, other: object) -> bool:
+            raise ValueError("the truth value is ambiguous")
+
+    def handler(request: Any) -> None:
+        """Not called."""
+
+    handler.__annotations__["request"] = Shape()
+    with lab() as process:
+        assert process.endpoint(handler) is not None
 
 
 def _of_a_framework(item: str) -> str:
