@@ -164,8 +164,8 @@ def test_a_freeze_between_the_look_at_the_lease_and_the_function() -> None:
 def test_a_freeze_there_excuses_a_step_that_ran_again() -> None:
     """The other process has gone on, past this step, before the frozen one calls its function."""
     story = Story().enter().ask("p-0").chaos("freeze").enter("y", 2)
-    story.ask("p-0", "y", 2).function("p-0", "a", "y", 2).add("end", path="p-0", attempt="a")
-    story.ask("p-1", "y", 2).function("p-1", "b", "y", 2).add("end", path="p-1", attempt="b")
+    story.ask("p-0", "y", 2).function("p-0", "a", "y", 2).end("p-0", "a", "y", 2)
+    story.ask("p-1", "y", 2).function("p-1", "b", "y", 2).end("p-1", "b", "y", 2)
     story.chaos("thaw").function("p-0", "c").end("p-0", "c").told(200, GOOD)
     violations, tally = judge(story.lines, stored())
     assert [] == violations
@@ -179,13 +179,33 @@ def test_a_step_that_ran_again_without_such_a_freeze(frozen: str) -> None:
     if frozen == "before it asked":
         story.chaos("freeze").chaos("thaw")
     story.ask("p-0").enter("y", 2)
-    story.ask("p-0", "y", 2).function("p-0", "a", "y", 2).add("end", path="p-0", attempt="a")
-    story.ask("p-1", "y", 2).function("p-1", "b", "y", 2).add("end", path="p-1", attempt="b")
+    story.ask("p-0", "y", 2).function("p-0", "a", "y", 2).end("p-0", "a", "y", 2)
+    story.ask("p-1", "y", 2).function("p-1", "b", "y", 2).end("p-1", "b", "y", 2)
     story.function("p-0", "c")
     if frozen == "after it had begun":
         story.chaos("freeze").chaos("thaw")
     story.end("p-0", "c").told(200, GOOD)
     assert ["a step ran again", "two owners"] == sorted(rules(story, stored()))
+
+
+def test_the_result_of_an_attempt_in_the_gap_is_refused() -> None:
+    """The function may run, but the run must not have what it returned."""
+    other = result({"attempt": "c"}, {"attempt": "b"})
+    story = Story().enter().ask("p-0").chaos("freeze").enter("y", 2).step("p-0", "a", "y", 2)
+    story.step("p-1", "b", "y", 2).chaos("thaw").function("p-0", "c").end("p-0", "c")
+    assert ["a wrong result"] == rules(story.told(200, other), stored(other))
+
+
+def test_a_freeze_is_no_excuse_for_the_same_execution() -> None:
+    """To call a function twice, or one whose result it has, it needs no other process."""
+    for ends in (True, False):
+        story = Story().enter().begin("p-0", "a")
+        if ends:
+            story.end("p-0", "a").step("p-1", "b").enter("y", 2).ask("p-0")
+        else:
+            story.enter("y", 2).step("p-0", "a", "y", 2).step("p-1", "b", "y", 2)
+        story.chaos("freeze").chaos("thaw").function("p-0", "c").end("p-0", "c")
+        assert ["a step ran again", "two owners"] == sorted(rules(story.told(200, GOOD), stored()))
 
 
 def test_a_freeze_elsewhere_is_no_excuse() -> None:
@@ -208,7 +228,7 @@ def test_a_freeze_of_another_process_is_no_excuse() -> None:
 def test_a_stored_result_changed() -> None:
     """A step begins a second time, and the results before it are others."""
     story = Story().enter().step("p-0", "a").begin("p-1", "0").enter("y", 2).ask("p-1", "y", 2)
-    story.function("p-1", "b", "y", 2, seen="other").add("end", path="p-1", attempt="b")
+    story.function("p-1", "b", "y", 2, seen="other").end("p-1", "b", "y", 2)
     assert ["a stored result changed"] == rules(story.told(200, GOOD), stored())
 
 

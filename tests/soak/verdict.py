@@ -294,9 +294,10 @@ class _LateBegin:
         line: of the step.
         entered: the later execution.
         in_the_gap: the process was frozen, and thawed, between what it did last in this branch,
-            which was to ask for the step, and the function. It is the first that the branch does
-            when it goes on. The engine had looked at the lease before, and nobody can rule that
-            out. A freeze before that is no excuse: then the look comes after it.
+            which was to ask for the step, or to fail in it, and the function. It is the first that
+            the branch does when it goes on. The engine had looked at the lease before, and nobody
+            can rule that out. A freeze before that is no excuse: then the look comes after it. A
+            step that this execution itself has ended has no excuse.
     """
 
     line: Line
@@ -307,15 +308,19 @@ class _LateBegin:
 def _late_begins(trip: _Trip, down: _Downtime) -> Iterator[_LateBegin]:
     order: list[str] = []
     last: dict[tuple[str, str], Line] = {}
-    for line in trip.of_kind("enter", "ask", "begin", "fail"):
+    ended: set[tuple[str, str]] = set()
+    for line in trip.of_kind("enter", "ask", "begin", "fail", "end"):
         execution = line["execution"]
         if line["what"] == "enter":
             order.append(execution)
         elif line["what"] == "begin" and execution != order[-1]:
             before = last[execution, line["path"]]
-            in_the_gap = down.fell_between(line["pid"], before["at"], line["at"])
-            yield _LateBegin(line, order[-1], in_the_gap)
-        if "path" in line:
+            is_frozen = down.fell_between(line["pid"], before["at"], line["at"])
+            may_begin = before["what"] != "begin" and (execution, line["path"]) not in ended
+            yield _LateBegin(line, order[-1], is_frozen and may_begin)
+        if line["what"] == "end":
+            ended.add((execution, line["path"]))
+        elif "path" in line:
             last[execution, line["path"]] = line
 
 
@@ -327,7 +332,10 @@ def _judge_begins(trip: _Trip, down: _Downtime, tally: Tally) -> Iterator[Violat
     late = list(_late_begins(trip, down))
     in_the_gap = [each.line for each in late if each.in_the_gap]
     tally.in_the_gap += len(in_the_gap)
-    yield from _judge_order(trip, in_the_gap)
+    for line, later in _reruns(trip):
+        if not any(line is each for each in in_the_gap):
+            detail = f"{line['path']} began in process {line['pid']} after {later} had begun"
+            yield Violation("a step ran again", trip.name, detail)
     for each in late:
         if not each.in_the_gap:
             line = each.line
@@ -338,14 +346,13 @@ def _judge_begins(trip: _Trip, down: _Downtime, tally: Tally) -> Iterator[Violat
             yield Violation("two owners", trip.name, detail)
 
 
-def _judge_order(trip: _Trip, excused: Sequence[Line]) -> Iterator[Violation]:
-    """No step runs again once a later one of its run has begun."""
+def _reruns(trip: _Trip) -> Iterator[tuple[Line, str]]:
+    """Yield each step that began once a later one of its run had begun, and which that was."""
     closed: dict[str, str] = {}
     for line in trip.of_kind("begin"):
         path = line["path"]
-        if path in closed and not any(line is each for each in excused):
-            detail = f"{path} began in process {line['pid']} after {closed[path]} had begun"
-            yield Violation("a step ran again", trip.name, detail)
+        if path in closed:
+            yield line, closed[path]
         for earlier in trip.before[path]:
             closed.setdefault(earlier, path)
 
@@ -432,8 +439,12 @@ def _judge_broken(trip: _Trip, line: Line, down: _Downtime) -> Iterator[Violatio
 
 
 def _judge_result(trip: _Trip, body: bytes, store: StoreFacts) -> Iterator[Violation]:
-    """The result is what the program gives, made of attempts that really ended."""
+    """The result is what the program gives, made of attempts that really ended.
+
+    An attempt in the gap is none of them if a later step had begun: that had seen another result.
+    """
     ended = {(line["path"], line["attempt"]) for line in trip.of_kind("end")}
+    ended -= {(line["path"], line["attempt"]) for line, _ in _reruns(trip)}
     failures: dict[str, int] = defaultdict(int)
     for line in trip.of_kind("fail"):
         failures[line["path"]] += 1
@@ -450,7 +461,7 @@ def _judge_result(trip: _Trip, body: bytes, store: StoreFacts) -> Iterator[Viola
                 done = value == "failed" and failures[path] >= _ATTEMPTS
                 done = done or (isinstance(value, dict) and (path, value.get("attempt")) in ended)
                 if not done:
-                    yield f"{path} has {value!r}, which no attempt of it returned"
+                    yield f"{path} has {value!r}, which no attempt of it returned in time"
             case Wait(answered):
                 token = f"{trip.name}/{path}/"
                 if answered != (value is not None and value["token"].startswith(token)):
