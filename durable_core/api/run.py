@@ -38,7 +38,8 @@ class RunContext:
         key: the caller's name for it; None without one.
         labels: the names and values by which it is found.
         version: the version of the code that began it; None if the code has none.
-        started_at: when the request came in, in UTC.
+        started_at: when the run began, in UTC: when the request came in, or when its handler,
+            called before it had a run, first needed one.
         attempt: how often its handler is tried with this time, errors of steps not counted: 1 for
             the first attempt and its replays.
         traceparent: the W3C trace context that it belongs to; None without one.
@@ -124,7 +125,7 @@ class CurrentRun:
 
     @property
     def started_at(self) -> datetime:
-        """When the request came in, in UTC."""
+        """When the run began, in UTC."""
         return _inside("started_at").started_at
 
     @property

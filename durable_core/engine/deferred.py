@@ -128,13 +128,22 @@ class DeferredRun:
     # -- as the caller of the handler sees it -----------------------------------------------
 
     def call(self, handler: Callable[[], Awaitable[Any]]) -> BegunCall:
-        """Begin a call of the handler, in a task of its own."""
+        """Begin a call of the handler, in a task of its own.
+
+        Raises:
+            KeyboardInterrupt, SystemExit: the handler did; a run that has begun is released.
+        """
         context = copy_context()
         self._task = task = LateTask(self._loop, context)
         if self._loop.get_debug():
             task.done()
         self._is_over = False
-        return context.run(self._begin, handler, task)
+        try:
+            return context.run(self._begin, handler, task)
+        except (KeyboardInterrupt, SystemExit) as error:
+            if self._run is not None:  # it goes on in another process
+                self._runs.abandon(self._run, error)
+            raise
 
     def _begin(self, handler: Callable[[], Awaitable[Any]], task: LateTask) -> BegunCall:
         """Begin a call, in the context of its task."""
@@ -166,7 +175,8 @@ class DeferredRun:
             and not self._tasks.others
         )
         if self._is_over:
-            self._task = None  # whose context refers to this object
+            # The context of the task, and of its timers, refers to this object and its tasks.
+            self._task, self._tasks.handler.time_outs = None, ()
         return self._is_over
 
     async def respond(self, request: Request) -> Response:
@@ -209,12 +219,12 @@ class DeferredRun:
 
 def _response_of(begun: BegunCall, options: ResolvedOptions) -> Response | None:
     """Return the response of a handler that has returned one; None if its run is to decide."""
-    if not begun.has_ended or begun.is_cut_short:
+    if not begun.has_ended or begun.error is not None:
         return None
     try:
         return typed_response(options.result, begun.result())
     except Exception:
-        return None  # how the run fails, or what response it has for that
+        return None  # how the run fails
 
 
 async def _await_value(begun: BegunCall) -> Any:

@@ -130,15 +130,16 @@ class BegunCall(Generator[Any, Any, Any]):
     Attributes:
         code: the coroutine; None if the call gave none.
         has_ended: the function did not wait for anything.
+        error: what the first part has raised.
         is_cut_short: it has ended by what is no Exception, such as a cancellation.
     """
 
     code: Coroutine[Any, Any, Any] | None = None
+    error: BaseException | None = None
     has_ended = is_cut_short = False
     _is_waiting = False  # what the first part waits for has not been awaited yet
     _awaited: Any = None
     _value: object = None
-    _error: BaseException | None = None
 
     def __init__(
         self,
@@ -164,7 +165,7 @@ class BegunCall(Generator[Any, Any, Any]):
         except (KeyboardInterrupt, SystemExit):
             raise
         except BaseException as error:
-            self.has_ended, self._error = True, error
+            self.has_ended, self.error = True, error
             self.is_cut_short = not isinstance(error, Exception)
         finally:
             asyncio._leave_task(loop, task)
@@ -173,8 +174,8 @@ class BegunCall(Generator[Any, Any, Any]):
 
     def result(self) -> Any:
         """Return what the function has returned, once it has ended; or raise its error."""
-        if self._error is not None:
-            raise self._error
+        if self.error is not None:
+            raise self.error
         return self._value
 
     # -- as what a coroutine awaits ---------------------------------------------------------

@@ -169,6 +169,7 @@ class RunTasks:
             return result
         finally:
             self.live.discard(task)
+            task.time_outs = ()  # their timers refer to this object by their context: a cycle
             if self.parked:
                 self.look_soon()
 

@@ -3,14 +3,17 @@
 from __future__ import annotations
 
 import asyncio
+import gc
 import logging
 import threading
+import weakref
 from collections.abc import Callable, Coroutine
+from contextvars import ContextVar
 from typing import Any
 
 import pytest
 
-from durable_core import HTTPError
+from durable_core import HTTPError, run
 from durable_core.api.adapter import HTTPHandler
 from durable_core.api.step import step, sync_step
 from durable_core.engine.worker import Worker
@@ -19,7 +22,7 @@ from durable_core.http.request import Request
 from durable_core.http.response import Response
 from durable_core.model.run import Phase
 from durable_core.runners.run_tasks import CURRENT_TASKS
-from support.harness import Lab, lab, request, until, until_async
+from support.harness import FakeClock, Lab, lab, request, until, until_async
 
 
 def in_loop(work: Callable[[Lab], Coroutine[Any, Any, Any]]) -> Any:
@@ -143,6 +146,59 @@ def test_a_thread_cancels_the_handler_in_debug_mode() -> None:
         return (await ask(process, endpoint, "/it?wait=1")).body
 
     assert b"0" == in_loop(work)
+
+
+@pytest.mark.parametrize("interrupt", [KeyboardInterrupt, SystemExit])
+def test_an_interrupt_of_a_handler_releases_its_run(interrupt: type[BaseException]) -> None:
+    """The loop is stopped by it. A run that the handler has asked for is not live any more."""
+
+    async def handler(asked: Request) -> None:
+        if asked.query.get("stop"):
+            assert run.id
+            raise interrupt
+
+    process = Lab()
+    endpoint = process.endpoint(handler)
+
+    async def main() -> None:
+        await ask(process, endpoint)
+        assert "it" in worker_of(process).runs.needless
+        await endpoint.handle_async(request("/it?stop=1"))
+
+    with pytest.raises(interrupt):
+        asyncio.run(main())
+    assert not worker_of(process).live
+    process.stop()
+
+
+class Marker:
+    """Something in the context of a handler."""
+
+
+def test_a_time_out_keeps_no_memory() -> None:
+    """A request that set one is forgotten at its end, with a run and without, without a search."""
+    kept: list[weakref.ref[Marker]] = []
+    value: ContextVar[object] = ContextVar("value")
+
+    async def handler(asked: Request) -> None:
+        mine = Marker()
+        value.set(mine)
+        kept.append(weakref.ref(mine))
+        async with asyncio.timeout(60):
+            pass
+
+    async def work(process: Lab) -> None:
+        endpoint = process.endpoint(handler)
+        gc.disable()
+        try:
+            for _ in range(2):
+                await ask(process, endpoint)
+                await asyncio.sleep(0)
+        finally:
+            gc.enable()
+        assert [None, None] == [each() for each in kept]
+
+    in_loop(work)
 
 
 def test_one_that_waits_has_a_run() -> None:
@@ -349,6 +405,21 @@ def test_a_def_handler(executions: list[object]) -> None:
 
     assert [200, 200, 200, 200, 200, 200, 404, 200, 500] == statuses
     assert [1, 1, 2, 3, 4, 4, 5, 6, 7] == counts
+
+
+def test_when_a_run_begins_late() -> None:
+    """It began when the handler first needed it."""
+    clock = FakeClock()
+
+    def handler(asked: Request) -> object:
+        clock.advance(5)
+        return run.started_at.timestamp() if asked.query.get("ask") else None
+
+    with lab(clock=clock) as process:
+        endpoint = process.endpoint(handler)
+        endpoint.handle(request("/it"))
+        response = endpoint.handle(request("/it?ask=1"))
+    assert str(clock.now() / 1000).encode() == response.body
 
 
 def test_a_def_handler_reads_credentials(caplog: pytest.LogCaptureFixture) -> None:
