@@ -281,6 +281,8 @@ class ClientAnswer:
 class _LateRun(TaskRun):
     """The run of a handler that has begun already."""
 
+    was_needless = False
+
     def __init__(self, host: RunHost, ex: StoredExecution, tasks: RunTasks) -> None:
         super().__init__(host, ex, not_begun, tasks=tasks)
         self.execution = ex

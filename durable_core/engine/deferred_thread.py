@@ -308,6 +308,7 @@ class _LateThreadRun(ThreadRun):
     """The run of a handler that was called already."""
 
     has_called = True
+    was_needless = False
 
     def __init__(
         self,

@@ -108,6 +108,7 @@ class TaskRun:
     _interrupted: WaitInterruptedError | None = None
     _idle: asyncio.Future[None] | None = None
     _refused_steps = 0
+    _has_raised = False
 
     def __init__(
         self,
@@ -132,8 +133,8 @@ class TaskRun:
 
     @property
     def was_needless(self) -> bool:
-        """Whether its handler has ended without a step, and has waited for nothing."""
-        return self._tasks.resumptions == 1 and not self.ex.asked
+        """Whether its handler has returned without a step, and has waited for nothing."""
+        return self._tasks.resumptions == 1 and not self.ex.asked and not self._has_raised
 
     def start(self, flow: Flow[None]) -> asyncio.Task[None]:
         """Run the flow in a task of its own, which no framework can cancel.
@@ -462,6 +463,7 @@ class TaskRun:
             )
 
     def _handler_raised(self, error: Exception) -> Outcome | Unwound:
+        self._has_raised = True
         if is_crash(error):
             self.ex.close(error)
             return self._unwinder.cut_short(error)

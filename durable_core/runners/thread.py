@@ -96,6 +96,7 @@ class ThreadRun:
     performers: ClassVar[Mapping[type[Effect], Callable[[Any, Any], Any]]]
     #: The handler was called before its flow began; how that ended is what it does now.
     has_called = False
+    _has_raised = False
 
     def __init__(
         self,
@@ -129,8 +130,8 @@ class ThreadRun:
 
     @property
     def was_needless(self) -> bool:
-        """Whether its handler has ended without a step."""
-        return not self.ex.asked
+        """Whether its handler has returned without a step."""
+        return not self.ex.asked and not self._has_raised
 
     def run(self, flow: Flow[None]) -> None:
         """Run the flow of the execution in this thread, to its end."""
@@ -362,6 +363,7 @@ class ThreadRun:
             raise failed
 
     def _handler_raised(self, error: BaseException) -> Outcome | Unwound:
+        self._has_raised = True
         if is_crash(error):
             self.ex.close(error)
         if self.ex.closed:

@@ -201,6 +201,54 @@ def test_a_time_out_keeps_no_memory() -> None:
     in_loop(work)
 
 
+@pytest.mark.parametrize("why", ["raise", "ask"])
+def test_one_that_needs_a_run_without_a_step(why: str) -> None:
+    """Where it raises an error, or asks for its run, the next request begins with a run."""
+
+    def needs(asked: Request) -> object:
+        if asked.query.get("raise"):
+            raise HTTPError(404, "no such cart")
+        return run.id if asked.query.get("ask") else None
+
+    async def needs_async(asked: Request) -> object:
+        return needs(asked)
+
+    async def work(process: Lab) -> list[bool]:
+        endpoint, known = process.endpoint(needs_async), []
+        for url in ("/it", f"/it?{why}=1"):
+            await ask(process, endpoint, url)
+            known.append("it" in worker_of(process).runs.needless)
+        return known
+
+    assert [True, False] == in_loop(work)
+    with lab() as process:
+        endpoint, known = process.endpoint(needs), []
+        for url in ("/it", f"/it?{why}=1"):
+            endpoint.handle(request(url))
+            known.append("it" in worker_of(process).runs.needless)
+    assert [True, False] == known
+
+
+@pytest.mark.parametrize("is_async", [True, False])
+def test_one_that_always_raises_has_a_run_each_time(is_async: bool) -> None:
+    """To call it before would save nothing."""
+
+    def fails(asked: Request) -> None:
+        raise HTTPError(404, "no such cart")
+
+    async def fails_async(asked: Request) -> None:
+        raise HTTPError(404, "no such cart")
+
+    async def work(process: Lab) -> set[str]:
+        if is_async:
+            await ask(process, process.endpoint(fails_async))
+        else:
+            process.endpoint(fails).handle(request())
+        return worker_of(process).runs.needless
+
+    assert set() == in_loop(work)
+
+
 def test_one_that_waits_has_a_run() -> None:
     """From the moment at which it waits; its client may leave, and it goes on."""
     gate, ended = asyncio.Event(), []
