@@ -26,7 +26,7 @@ from durable_core.flow.execution import EVENT_SEQ, StoredExecution
 from durable_core.flow.flows import EngineFlows
 from durable_core.flow.options import ResolvedOptions
 from durable_core.flow.results import typed_response
-from durable_core.flow.scope import CURRENT_RUN, HandlerKind
+from durable_core.flow.scope import HandlerKind, enter_run
 from durable_core.http.request import Request
 from durable_core.http.response import Response
 from durable_core.runners.begun_call import BegunCall, LateTask
@@ -37,6 +37,8 @@ from durable_core.runners.task import STEP_CODE, TaskRun
 from durable_core.runners.thread import ThreadRun
 
 __all__ = ["ClientAnswer", "DeferredRun", "not_begun"]
+
+_enter_tasks, _set_event_seq = CURRENT_TASKS.set, EVENT_SEQ.set  # see ``scope.py``
 
 
 class DeferredRun:
@@ -58,10 +60,7 @@ class DeferredRun:
     """
 
     kind = HandlerKind.ASYNC_DEF
-    refusal: HTTPError | None = None
-    _run: _LateRun | None = None
-    _is_over = _has_begun = False
-    _task: LateTask | None = None
+    _has_begun = False
 
     def __init__(
         self,
@@ -72,6 +71,10 @@ class DeferredRun:
         loop: asyncio.AbstractEventLoop,
         event_seq: int,
     ) -> None:
+        self.refusal: HTTPError | None = None
+        self._run: _LateRun | None = None
+        self._task: LateTask | None = None
+        self._is_over = False
         self._host = host
         self._runs = runs
         self._endpoint = endpoint
@@ -138,22 +141,14 @@ class DeferredRun:
         if self._loop.get_debug():
             task.done()
         self._is_over = False
+        tasks = self._tasks
+        tasks.running = tasks.handler
         try:
-            return context.run(self._begin, handler, task)
+            return context.run(_begin, self, tasks, self._event_seq, handler, task, self._loop)
         except (KeyboardInterrupt, SystemExit) as error:
             if self._run is not None:  # it goes on in another process
                 self._runs.abandon(self._run, error)
             raise
-
-    def _begin(self, handler: Callable[[], Awaitable[Any]], task: LateTask) -> BegunCall:
-        """Begin a call, in the context of its task."""
-        tasks = self._tasks
-        CURRENT_RUN.set(self)
-        CURRENT_TASKS.set(tasks)
-        EVENT_SEQ.set(self._event_seq)
-        tasks.running = tasks.handler
-        try:
-            return BegunCall(handler, task, self._loop)
         finally:
             tasks.running = None
 
@@ -163,7 +158,7 @@ class DeferredRun:
         try:
             await rest
         finally:
-            CURRENT_RUN.set(None)  # the run refers to this task: a cycle would keep its memory
+            enter_run(None)  # the run refers to this task: a cycle would keep its memory
 
     def is_needless(self, begun: BegunCall) -> bool:
         """Tell whether the handler has ended and has no use for a run; then it gets none."""
@@ -215,6 +210,21 @@ class DeferredRun:
         run.begin_late(go_on, handler, answer.set)
         self._runs.run_in_task(run, self.flows.execute(run.execution), answer.run_ended)
         return answer
+
+
+def _begin(
+    run: DeferredRun,
+    tasks: RunTasks,
+    event_seq: int,
+    handler: Callable[[], Awaitable[Any]],
+    task: LateTask,
+    loop: asyncio.AbstractEventLoop,
+) -> BegunCall:
+    """Begin a call of a handler, in the context of its task."""
+    enter_run(run)
+    _enter_tasks(tasks)
+    _set_event_seq(event_seq)
+    return BegunCall(handler, task, loop)
 
 
 def _response_of(begun: BegunCall, options: ResolvedOptions) -> Response | None:

@@ -415,7 +415,9 @@ class EmbeddedEngine(RunControl):
     ) -> DeferredRun | Coroutine[Any, Any, DeferredRun | None] | None:
         """Return a run that begins only if its handler needs it; None if it must begin at once."""
         worker = self._last
-        return worker.defer(endpoint, request) if worker is not None and worker.may_defer else None
+        if worker is None or not worker.may_defer():
+            return None
+        return worker.defer(endpoint, request)
 
     def defer_in_pool(
         self,
@@ -425,7 +427,7 @@ class EmbeddedEngine(RunControl):
     ) -> DeferredPoolRun | Coroutine[Any, Any, DeferredPoolRun | None] | None:
         """As :meth:`defer`, for a ``def`` handler that a thread of a framework calls."""
         worker = self._last
-        if worker is None or not worker.may_defer:
+        if worker is None or not worker.may_defer():
             return None
         return worker.defer_in_pool(endpoint, request, begun)
 
@@ -436,7 +438,7 @@ class EmbeddedEngine(RunControl):
     ) -> DeferredThreadRun | None:
         """As :meth:`defer`, for a ``def`` handler that is called in this thread."""
         worker = self._last
-        if worker is None or not worker.may_defer:
+        if worker is None or not worker.may_defer():
             return None
         try:
             return worker.defer_in_thread(endpoint, request)
@@ -640,7 +642,7 @@ def _may_need_no_run(endpoint: RegisteredEndpoint, worker: Worker, follows: bool
         endpoint.options.key in worker.runs.needless
         and not follows
         and endpoint.may_defer
-        and worker.may_defer
+        and worker.may_defer()
     )
 
 

@@ -210,19 +210,18 @@ class Worker(WorkerParts):
             record = with_memos(record, live.ex.unsaved)
         return replace(record, running=live.ex.running_steps)
 
-    @property
     def may_defer(self) -> bool:
-        """Whether a handler may be called before its run is made.
+        """Tell whether a handler may be called before its run is made.
 
         Not if the run may be refused, if it is observed, or if a test puts itself between a run and
         its handler; and not in a process that was forked from the worker's.
         """
         return not (
-            self.pid != process_id()
-            or self.stopping
+            self.stopping
             or self.quota.is_full
             or self.observers.watched
             or self.wrap_scope is not None
+            or self.pid != process_id()
         )
 
     def defer(

@@ -135,8 +135,6 @@ class BegunCall(Generator[Any, Any, Any]):
     """
 
     code: Coroutine[Any, Any, Any] | None = None
-    error: BaseException | None = None
-    has_ended = is_cut_short = False
     _is_waiting = False  # what the first part waits for has not been awaited yet
     _awaited: Any = None
     _value: object = None
@@ -147,6 +145,9 @@ class BegunCall(Generator[Any, Any, Any]):
         task: asyncio.Task[Any],
         loop: asyncio.AbstractEventLoop,
     ) -> None:
+        # Python 3.11 is slow to read an attribute that only the class has.
+        self.has_ended = self.is_cut_short = False
+        self.error: BaseException | None = None
         # So asyncio's eager tasks of Python 3.12 begin, too. It documents these functions for other
         # implementations of tasks.
         outer = asyncio.current_task(loop)

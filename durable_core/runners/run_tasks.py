@@ -97,7 +97,6 @@ class RunTasks:
     """
 
     parked: Mapping[str, ParkedFuture] = _NOTHING
-    running: RunTask | None = None
     resumptions = 0
     _cancelled_steps = 0  # in tasks that ended before they began
     _is_looking = False
@@ -106,6 +105,7 @@ class RunTasks:
 
     def __init__(self, loop: asyncio.AbstractEventLoop, step_code: CodeType) -> None:
         self.handler = RunTask()
+        self.running: RunTask | None = None
         self.live: set[RunTask] = set()
         self._loop = loop
         self._step_code = step_code
@@ -520,11 +520,20 @@ def _watching_constructor(construct: Callable[..., Any]) -> Callable[..., Any]:
 
 def _watching(make: Callable[..., Any]) -> Callable[..., Any]:
     """Return a task factory that calls this one and notes the tasks of runs."""
+    get_tasks = CURRENT_TASKS.get
 
-    def make_task(loop: asyncio.AbstractEventLoop, code: Any, **options: Any) -> Any:
-        if not options and CURRENT_TASKS.get() is None:
+    def make_task(
+        loop: asyncio.AbstractEventLoop,
+        code: Any,
+        *,
+        context: contextvars.Context | None = None,
+        **options: Any,
+    ) -> Any:
+        if context is not None:
+            options["context"] = context
+        elif not options and get_tasks() is None:
             return make(loop, code)  # as a server makes one for each request
-        tasks = _current_run(options.get("context"))
+        tasks = _current_run(context)
         if tasks is None:
             return make(loop, code, **options)
         current = asyncio.current_task(loop)
@@ -556,7 +565,9 @@ async def _in_task(watched: Awaitable[T]) -> T:
 def _make_task(
     loop: asyncio.AbstractEventLoop, code: Coroutine[Any, Any, T], **options: Any
 ) -> asyncio.Task[T]:
-    return asyncio.Task(code, loop=loop, **options)
+    if options:
+        return asyncio.Task(code, loop=loop, **options)
+    return asyncio.Task(code, loop=loop)
 
 
 def _watch_time_outs(loop: asyncio.AbstractEventLoop) -> None:

@@ -26,7 +26,7 @@ from durable_core.adapters import (
 from durable_core.errors import ConfigurationError, StepError, StepUsageError
 from durable_starlette._errors import exception_to_response, http_exception_of
 from durable_starlette._layer import install_layer
-from durable_starlette._passage import PASSAGE, AttachedPassage, Target
+from durable_starlette._passage import AttachedPassage, Target, current_passage
 from durable_starlette._replay import ReplayPassage
 from durable_starlette._routes import add_responses, count_endpoints
 
@@ -147,13 +147,13 @@ def _handler_of(engine: NativeEngine, function: Callable[..., Any]) -> Callable[
     host = _hosts.of(engine)
 
     async def handle_async(request: Request) -> Response:
-        passage = PASSAGE.get()
+        passage = current_passage()
         if isinstance(passage, AttachedPassage) and (call := passage.take_call(function)):
             return await passage.execute_async(call)
         return await ReplayPassage(request, function).execute_async(host.required())
 
     def handle(request: Request) -> Response:
-        passage = PASSAGE.get()
+        passage = current_passage()
         if isinstance(passage, AttachedPassage) and passage.take_call(function):
             return passage.execute()
         replay = ReplayPassage(request, function)
@@ -170,7 +170,7 @@ def _wrapped(app: ASGIApp, endpoint: NativeEndpoint, function: Callable[..., Any
     # A coroutine function whatever the endpoint is: the layer takes a thread when it needs one.
     @functools.wraps(function)
     async def wrapper(*args: Any, **kwargs: Any) -> Any:
-        passage = PASSAGE.get()
+        passage = current_passage()
         if passage is None:
             raise _without_request(function)
         call = functools.partial(function, *args, **kwargs)

@@ -51,6 +51,7 @@ __all__ = [
     "Call",
     "Passage",
     "Target",
+    "current_passage",
     "signal_in",
 ]
 
@@ -111,6 +112,9 @@ class Passage(ABC):
 REPLAY = "durable_starlette.replay"
 #: The request that the current code works for.
 PASSAGE: ContextVar[Passage | None] = ContextVar("durable_starlette_passage", default=None)
+# Python 3.11 makes a bound method for each call of a method of a context variable.
+current_passage = PASSAGE.get
+_enter_passage, _leave_passage = PASSAGE.set, PASSAGE.reset
 
 
 class AttachedPassage(Passage):
@@ -126,14 +130,10 @@ class AttachedPassage(Passage):
         limits: of the application.
     """
 
-    _is_reached = False
     _is_answered = False  # by the framework, without a run
-    _has_run = False
     _ends_left = 0  # of the conversation and the run, until which the application waits
     _calls: list[Call] | None = None  # at most one, until the run takes it
-    _deferred: DeferredRun | DeferredPoolRun | None = None
     _answer: ClientAnswer | None = None
-    _conversation: asyncio.Task[None] | None = None
     _exchange: ASGIExchange
     _target: Target
     _loop: asyncio.AbstractEventLoop
@@ -143,6 +143,10 @@ class AttachedPassage(Passage):
 
     def __init__(self, limits: Limits) -> None:
         self._limits = limits
+        # Python 3.11 is slow to read an attribute that only the class has.
+        self._is_reached = self._has_run = False
+        self._deferred: DeferredRun | DeferredPoolRun | None = None
+        self._conversation: asyncio.Task[None] | None = None
 
     async def pass_through(
         self, application: ASGIApplication, scope: Scope, receive: Receive, send: Send
@@ -155,21 +159,23 @@ class AttachedPassage(Passage):
         self._first_scope = dict(scope)  # routers change it
         self._scope, self._send = scope, send
         self._body = RequestBody(receive, self._limits.body)
-        token = PASSAGE.set(self)
+        token = _enter_passage(self)
         error: BaseException | None = None
         try:
             await application(scope, self._body.receive, self._send_message)
         except BaseException as raised:
             error = signal_in(raised) or raised
         finally:
-            PASSAGE.reset(token)
+            _leave_passage(token)
         try:
             if self._conversation is not None:
                 await self._end_conversation(self._conversation, error)
             elif error is not None:
                 await self._end_without_run(error)
         finally:  # these refer to this object: the memory of the request would wait for a collector
-            self._deferred = self._conversation = self._answer = None
+            self._deferred = None
+            if self._conversation is not None:
+                self._conversation = self._answer = None
 
     async def _end_conversation(
         self, conversation: asyncio.Task[None], error: BaseException | None
@@ -300,7 +306,8 @@ class AttachedPassage(Passage):
         Raises:
             HTTPError: it is refused.
         """
-        self._exchange = self._new_exchange(self._body.hold())
+        self._body.hold()
+        self._exchange = self._new_exchange(self._body.receive_next)
         request = parse_request(self._exchange, self._limits, bytes(self._body.kept))
         return request, self._route
 

@@ -97,9 +97,9 @@ class RequestBody:
     is_whole = False
     _read = 0  # of what is kept, by the application
     _is_read = _is_held = _is_over = False
-    _news: asyncio.Event | None = None  # of a request that is a run's
 
     def __init__(self, receive: Receive, most: int) -> None:
+        self._news: asyncio.Event | None = None  # of a request that is a run's
         self._receive = receive
         self._most = most
 
@@ -119,7 +119,7 @@ class RequestBody:
             if self._is_over:
                 return {"type": "http.disconnect"}
             await self._next_news()
-        message = await self._receive_next()
+        message = await self.receive_next()
         self._read = len(self.kept)
         self._is_read = self.is_whole
         return message
@@ -135,18 +135,17 @@ class RequestBody:
         The application still gets what is read here.
         """
         while not self.is_whole and len(self.kept) <= self._most:
-            message = await self._receive_next()
+            message = await self.receive_next()
             if message["type"] != "http.request":
                 return False
         return len(self.kept) <= self._most
 
-    def hold(self) -> Receive:
-        """Keep the server's messages from the application, which may ask for them; return them.
+    def hold(self) -> None:
+        """Keep the server's messages from the application, which may ask for them.
 
         The body is whole.
         """
         self._is_held = self.is_whole = True
-        return self._receive_next
 
     def release(self) -> None:
         """Let the application have what comes from the server, after what is kept."""
@@ -166,7 +165,7 @@ class RequestBody:
         async def receive() -> Message:
             nonlocal kept
             message, kept = kept, None
-            return message or await self._receive_next()
+            return message or await self.receive_next()
 
         return receive
 
@@ -190,7 +189,8 @@ class RequestBody:
         if self._news is not None:
             self._news.set()
 
-    async def _receive_next(self) -> Message:
+    async def receive_next(self) -> Message:
+        """Return the next message of the server, and keep what it has of the body."""
         message = await self._receive()
         if message["type"] == "http.request":
             self._keep(message.get("body", b""))
