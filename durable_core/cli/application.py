@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import logging
 import os
+import re
 import signal
 import sys
 from collections.abc import Iterator, Sequence
@@ -25,6 +26,8 @@ from durable_core.stores.sqlite import SQLiteStore
 
 __all__ = ["check", "file_of", "import_modules", "load_durable", "open_store", "work"]
 
+#: What can be imported by its name. The parts need be no identifiers: a file may be "my-shop.py".
+_MODULE = re.compile(r"[\w-]+(\.[\w-]+)*")
 #: Seconds for which steps in flight may go on when the worker is told to stop.
 _DRAIN = 10.0
 #: Seconds between two looks at whether it was told to.
@@ -105,7 +108,7 @@ def load_durable(target: str) -> Durable[Any]:
         ConfigurationError: there is no such module, or no ``Durable`` of that name in it.
     """
     module, _, name = target.partition(":")
-    if not name or not all(part.isidentifier() for part in module.split(".")):
+    if not name or _MODULE.fullmatch(module) is None:
         raise ConfigurationError(
             f"an application is written like shop:durable, not {target!r}; the id of a run, or the "
             "name of an event, stands before it"

@@ -26,9 +26,18 @@ def test_load_durable(modules: Path) -> None:
     assert "a" == load_durable("worker_a:Shop.durable").id
 
 
+def test_a_module_that_no_import_statement_names(modules: Path) -> None:
+    """The file of an application may have a hyphen in its name, or begin with a digit."""
+    text = "from durable_core import Durable\ndurable = Durable(id='a')\n"
+    for name in ("my-shop", "2030_shop"):
+        (modules / f"{name}.py").write_text(text)
+        assert "a" == load_durable(f"{name}:durable").id
+
+
 @pytest.mark.parametrize(
     ("target", "message"),
     [
+        ("..:x", "written like shop:durable"),
         ("shop", "written like shop:durable"),
         (":durable", "written like shop:durable"),
         ("json:", "written like shop:durable"),
