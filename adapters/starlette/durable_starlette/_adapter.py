@@ -173,7 +173,7 @@ def _wrapped(app: ASGIApp, endpoint: NativeEndpoint, function: Callable[..., Any
         passage = current_passage()
         if passage is None:
             raise _without_request(function)
-        call = functools.partial(function, *args, **kwargs)
+        call = functools.partial(function, *args, **kwargs) if args or kwargs else function
         try:
             if calls_async:
                 result = passage.call_async(target, call)

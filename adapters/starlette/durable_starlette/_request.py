@@ -20,6 +20,7 @@ _SPECIAL = frozenset({b"prefer", b"idempotency-key", b"last-event-id"})
 _TELLING = frozenset({b"host", b"accept", b"content-length", b"transfer-encoding"})
 _HOST = re.compile(rb"[A-Za-z0-9._-]+(?::(?:[0-9]{1,4}|[1-5][0-9]{4}|6[0-4][0-9]{3}))?")
 _LENGTH = re.compile(rb"[0-9]{1,19}")
+_HTTP_1 = ("1.1", "1.0")
 _RUN, _TOKEN = RUN_PARAM.encode(), TOKEN_PARAM.encode()
 
 
@@ -39,9 +40,9 @@ def plain_body(scope: Scope, limits: Limits) -> bool | None:
             return None
     headers = scope["headers"]
     fields = dict(headers)
-    size = len(scope.get("raw_path") or scope["path"].encode()) + len(query) + 4 * len(headers)
+    size = len(scope.get("raw_path") or scope["path"].encode()) + len(query)
     for name, value in headers:
-        size += len(name) + len(value)
+        size += len(name) + len(value) + 4
     if 3 * size >= limits.head:  # the path may be decoded
         return None
     if not (
@@ -59,7 +60,7 @@ def plain_body(scope: Scope, limits: Limits) -> bool | None:
         )
         return True if is_plain else None
     # Without both there is none in HTTP/1 (RFC 9112, section 6.3).
-    return b"transfer-encoding" in fields or not scope.get("http_version", "").startswith("1")
+    return b"transfer-encoding" in fields or scope.get("http_version") not in _HTTP_1
 
 
 @lru_cache(64)  # of what the clients of one server say

@@ -532,6 +532,32 @@ def test_tasks_of_others_are_left_alone() -> None:
     asyncio.run(main())
 
 
+def test_a_factory_without_options_makes_the_tasks_of_others() -> None:
+    """A server's task is made with a loop and a coroutine only, also on uvloop.
+
+    uvloop gives a factory the context of each task, which is None for most.
+    """
+    made: list[str] = []
+
+    def make(loop: asyncio.AbstractEventLoop, coro: Any) -> asyncio.Task[Any]:
+        made.append(coro.__name__)
+        return asyncio.Task(coro, loop=loop)
+
+    async def request() -> int:
+        return 1
+
+    async def main() -> int:
+        loop = asyncio.get_running_loop()
+        loop.set_task_factory(make)
+        watch_loop(loop)
+        factory: Any = loop.get_task_factory()
+        result: int = await factory(loop, request(), context=None)
+        return result
+
+    assert 1 == asyncio.run(main())
+    assert "request" in made
+
+
 def test_a_loop_without_attributes_is_used_as_it_is(caplog: pytest.LogCaptureFixture) -> None:
     """Where ``call_at`` cannot be watched, the log says so and runs go on without it."""
 
