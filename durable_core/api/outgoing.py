@@ -410,12 +410,13 @@ def check_client(client: object, *, is_async: bool) -> None:
 def _is_of_kind(client: object, send: Callable[..., object], is_async: bool) -> bool:
     """Tell whether a client is for this kind of call, as far as one can see before it.
 
-    In a wrapper, ``send`` may be a plain function that returns the coroutine of another client. A
-    client that is a plain context, as ``httpx.Client`` is, is no asynchronous one.
+    A client that is a context of one kind, as those of ``httpx`` are, is of that kind. In a wrapper
+    that is none, ``send`` may be a plain function that returns the coroutine of another client.
     """
-    if inspect.iscoroutinefunction(send) or not is_async:
-        return inspect.iscoroutinefunction(send) is is_async
-    return not hasattr(client, "__enter__") or hasattr(client, "__aenter__")
+    is_plain, is_asynchronous = hasattr(client, "__enter__"), hasattr(client, "__aenter__")
+    if is_plain is not is_asynchronous:
+        return is_asynchronous is is_async
+    return is_async or not inspect.iscoroutinefunction(send)
 
 
 def _check_url(url: object) -> str:

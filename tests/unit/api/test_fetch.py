@@ -9,10 +9,12 @@ from collections.abc import Callable
 from datetime import UTC, datetime, timedelta
 from email.utils import format_datetime
 from typing import Any
+from unittest.mock import MagicMock, create_autospec
 
 import httpx2
 import pytest
 
+from durable_core.api.outgoing import check_client
 from durable_core.api.step import step, sync_step
 from durable_core.errors import ServerBusyError, ServerStatusError, StepError
 from durable_core.http.request import Request
@@ -245,6 +247,16 @@ def test_a_client_within_another(kind: str) -> None:
         answer = process.call(process.endpoint(fetching(kind, other.url, client=client)))
 
     assert [200, True, "ok", None, None] == value(answer)
+
+
+@pytest.mark.parametrize("is_async", [True, False])
+def test_a_client_that_is_a_mock(is_async: bool) -> None:
+    """Its ``send`` may look like a coroutine function, whatever it stands for."""
+    kind = httpx2.AsyncClient if is_async else httpx2.Client
+    for client in (create_autospec(kind, instance=True), MagicMock(spec=kind), MagicMock()):
+        check_client(client, is_async=is_async)
+    with pytest.raises(TypeError, match="client must be"):
+        check_client(create_autospec(kind, instance=True), is_async=not is_async)
 
 
 @both
