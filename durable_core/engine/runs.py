@@ -34,7 +34,7 @@ from durable_core.flow.handoff import handoff_response, new_token
 from durable_core.flow.omitted import OmittedBodyRequest
 from durable_core.flow.options import ResolvedOptions
 from durable_core.flow.scope import HandlerKind
-from durable_core.flow.undo import has_failed
+from durable_core.flow.undo import stored_error
 from durable_core.http.headers import traceparent_of
 from durable_core.http.problem import problem
 from durable_core.http.request import Request
@@ -443,14 +443,15 @@ class RunManager(RunExecutor[StoredExecution]):
         ex = self._claimed_execution(claimed, endpoint.options)
         if ex is None:
             return
-        if ex.deadline is not None and has_failed(ex):
+        is_failing = stored_error(ex) is not None
+        if is_failing:
             ex.deadline = None
         is_overdue = ex.deadline is not None and ex.is_overdue
         if is_overdue and not ex.run.undoable:
             self.run_in_thread(ThreadRun(self._worker, ex, _no_handler), fail_overdue(ex))
             return
         self.capacity.take(endpoint.kind)
-        if is_overdue or ex.run.cancel_reason is not None:
+        if is_failing or is_overdue or ex.run.cancel_reason is not None:
             Undoing(
                 self._worker,
                 self._worker.workers,

@@ -1,4 +1,4 @@
-"""The undoing of a cancelled run in one process: two executions under one claim.
+"""The undoing of a claimed run in one process: two executions under one claim.
 
 In the first one the handler is replayed, which begins no step, to find what undoes its steps. The
 second one has a handler of ours, which undoes them. The run is live all the time.
@@ -12,13 +12,14 @@ from dataclasses import replace
 from typing import Protocol
 
 from durable_core.errors import StoreError
-from durable_core.flow.effects import Flow, log_warning
+from durable_core.flow.effects import Flow, Raised, log_warning
 from durable_core.flow.execution import Execution, StoredExecution
 from durable_core.flow.flows import EMBEDDED_FLOWS
 from durable_core.flow.handler import execute_undo, replay_to_undo
 from durable_core.flow.scope import HandlerKind
 from durable_core.flow.undo import (
     execution_to_undo,
+    raised_first,
     undo_all,
     undo_all_async,
     unknown_steps,
@@ -90,6 +91,7 @@ class Undoing:
         self._ex = ex
         self._on_end = on_end
         self._is_known = False  # what is to be undone
+        self._raised: Raised | None = None  # with what the run fails
         self._second: ThreadRun | TaskRun | None = None
 
     def start(self) -> None:
@@ -131,7 +133,8 @@ class Undoing:
     # -- from the first execution to the second ---------------------------------------------
 
     def _replay(self) -> Flow[None]:
-        yield from replay_to_undo(self._ex)
+        raised = yield from replay_to_undo(self._ex)
+        self._raised = raised_first(self._ex, raised)
         unknown = unknown_steps(self._ex)
         if unknown:
             names = ", ".join(map(repr, unknown))
@@ -146,6 +149,7 @@ class Undoing:
         if self._is_known or self._ex.fault is not None or self._ex.run.phase.ended:
             return
         self._is_known = True
+        self._raised = self._raised or raised_first(self._ex, None)
         ex = execution_to_undo(self._ex)
         if self._endpoint.kind is HandlerKind.DEF:
             self._second = self._executor.thread_run(self._host, ex, undo_all)
@@ -172,7 +176,7 @@ class Undoing:
         second = self._take_second()
         try:
             if isinstance(second, ThreadRun):
-                self._executor.run_in_thread(second, execute_undo(_stored(second)))
+                self._executor.run_in_thread(second, execute_undo(_stored(second), self._raised))
         finally:
             self._end()
 
@@ -195,7 +199,7 @@ class Undoing:
     def _undo_in_task(self) -> None:
         second = self._take_second()
         if isinstance(second, TaskRun):
-            flow = execute_undo(_stored(second))
+            flow = execute_undo(_stored(second), self._raised)
             task = self._executor.run_in_task(second, flow, _do_nothing)
             task.add_done_callback(lambda _: self._end())
         elif not self._is_known:

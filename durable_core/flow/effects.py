@@ -28,6 +28,7 @@ __all__ = [
     "AwaitDelivery",
     "AwaitDurable",
     "AwaitEnd",
+    "AwaitOtherSteps",
     "AwaitReplayTurn",
     "AwaitRun",
     "AwaitStream",
@@ -58,6 +59,7 @@ __all__ = [
     "WakeReason",
     "await_delivery",
     "await_end",
+    "await_other_steps",
     "await_replay_turn",
     "await_stream",
     "call_handler",
@@ -261,6 +263,18 @@ class DrainSteps:
 
 
 @record(frozen=True, slots=True)
+class AwaitOtherSteps:
+    """Wait until no other step is in progress, besides those that are parked.
+
+    ``may_come`` tells whether a replay has steps to return that nobody has asked for yet. Tasks
+    that the handler has left behind get the time for it that they may await something of their own.
+    """
+
+    waits: ClassVar[bool] = True
+    may_come: Callable[[], bool]
+
+
+@record(frozen=True, slots=True)
 class AwaitReplayTurn:
     """Wait for the turn of a memo: those asked for in one tick resolve by completion number."""
 
@@ -366,6 +380,7 @@ Effect: TypeAlias = (
     | SeeHandlerBranch
     | AwaitDelivery
     | DrainSteps
+    | AwaitOtherSteps
     | AwaitReplayTurn
     | AwaitRun
     | SendResponse
@@ -420,6 +435,11 @@ def await_delivery(op: Op, for_ms: int) -> Flow[None]:
 def drain_steps() -> Flow[None]:
     """Wait for the steps in flight."""
     yield DrainSteps()
+
+
+def await_other_steps(may_come: Callable[[], bool]) -> Flow[None]:
+    """Wait for the steps in progress in other tasks or threads of the handler."""
+    yield AwaitOtherSteps(may_come)
 
 
 def await_replay_turn(completion_no: int) -> Flow[None]:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from contextvars import ContextVar
 from dataclasses import replace
 from enum import Enum
@@ -99,6 +99,9 @@ class ExecutionState(Enum):
     REPLAYING = "replaying"
     #: The handler runs and may begin steps.
     RUNNING = "running"
+    #: The handler has failed, and its steps are undone. Other tasks or threads that it has left
+    #: behind may begin no step. Their steps in flight end first, and those that wait go on waiting.
+    UNDOING = "undoing"
     #: A signal unwinds a ``def`` handler. What it does outside steps it will do again. Threads of
     #: the handler that have not met the signal may begin steps.
     UNWINDING = "unwinding"
@@ -115,6 +118,8 @@ class ExecutionEvent(Enum):
 
     #: A step that cannot finish now unwinds a ``def`` handler.
     UNWIND = "unwind"
+    #: The handler has failed, and its steps are to be undone.
+    UNDO = "undo"
     #: The run is to go on elsewhere: the process stops, or a test says so.
     STOP = "stop"
     #: The run will be suspended when the steps in flight have ended.
@@ -134,26 +139,37 @@ _S, _E = ExecutionState, ExecutionEvent
 #: come from other threads, at any time.
 EXECUTION_TRANSITIONS: Mapping[tuple[ExecutionState, ExecutionEvent], ExecutionState] = {
     (_S.REPLAYING, _E.UNWIND): _S.REPLAYING,
+    (_S.REPLAYING, _E.UNDO): _S.REPLAYING,
     (_S.REPLAYING, _E.STOP): _S.DRAINING,
     (_S.REPLAYING, _E.DRAIN): _S.DRAINING,
     (_S.REPLAYING, _E.CLOSE): _S.CLOSED,
     (_S.RUNNING, _E.UNWIND): _S.UNWINDING,
+    (_S.RUNNING, _E.UNDO): _S.UNDOING,
     (_S.RUNNING, _E.STOP): _S.STOPPING,
     (_S.RUNNING, _E.DRAIN): _S.DRAINING,
     (_S.RUNNING, _E.CLOSE): _S.CLOSED,
+    (_S.UNDOING, _E.UNWIND): _S.DRAINING,
+    (_S.UNDOING, _E.UNDO): _S.UNDOING,
+    (_S.UNDOING, _E.STOP): _S.STOPPING,
+    (_S.UNDOING, _E.DRAIN): _S.DRAINING,
+    (_S.UNDOING, _E.CLOSE): _S.CLOSED,
     (_S.UNWINDING, _E.UNWIND): _S.UNWINDING,
+    (_S.UNWINDING, _E.UNDO): _S.DRAINING,
     (_S.UNWINDING, _E.STOP): _S.DRAINING,
     (_S.UNWINDING, _E.DRAIN): _S.DRAINING,
     (_S.UNWINDING, _E.CLOSE): _S.CLOSED,
     (_S.STOPPING, _E.UNWIND): _S.DRAINING,
+    (_S.STOPPING, _E.UNDO): _S.STOPPING,
     (_S.STOPPING, _E.STOP): _S.STOPPING,
     (_S.STOPPING, _E.DRAIN): _S.DRAINING,
     (_S.STOPPING, _E.CLOSE): _S.CLOSED,
     (_S.DRAINING, _E.UNWIND): _S.DRAINING,
+    (_S.DRAINING, _E.UNDO): _S.DRAINING,
     (_S.DRAINING, _E.STOP): _S.DRAINING,
     (_S.DRAINING, _E.DRAIN): _S.DRAINING,
     (_S.DRAINING, _E.CLOSE): _S.CLOSED,
     (_S.CLOSED, _E.UNWIND): _S.CLOSED,
+    (_S.CLOSED, _E.UNDO): _S.CLOSED,
     (_S.CLOSED, _E.STOP): _S.CLOSED,
     (_S.CLOSED, _E.DRAIN): _S.CLOSED,
     (_S.CLOSED, _E.CLOSE): _S.CLOSED,
@@ -196,6 +212,7 @@ class Execution:
         stream_opener: makes that.
         tickets: the queued writes that may not be durable yet.
         undos: the steps of the handler that can be undone, in the order in which they ended.
+        undo_ops: ids of the ops that undo them.
         undo_report: what was undone, once the run fails.
         deadline: when the run fails, epoch milliseconds; None without a limit, and once its steps
             are being undone.
@@ -240,6 +257,7 @@ class Execution:
         "tickets",
         "unasked",
         "unawaited",
+        "undo_ops",
         "undo_report",
         "undos",
     )
@@ -275,6 +293,7 @@ class Execution:
         self.tickets: tuple[PendingCommit, ...] = ()
         self.checked_at = math.inf
         self.undos: tuple[Undo, ...] = ()
+        self.undo_ops: set[str] = _NOTHING
         self.undo_report: UndoReport | None = None
         self.deadline = run.deadline
         self.unasked: set[str] = _NOTHING
@@ -308,6 +327,11 @@ class Execution:
             and self.env.clock.now() >= self.deadline
         )
 
+    @property
+    def may_undo(self) -> bool:
+        """True if steps of the run may have to be undone, also some that are in progress."""
+        return bool(self.undos) or self.run.undoable
+
     def was_held_lately(self) -> bool:
         """Tell whether the process held the run a moment ago.
 
@@ -319,6 +343,20 @@ class Execution:
     def stopping(self) -> bool:
         """True if no step may begin, although steps in flight may end."""
         return self.state is ExecutionState.STOPPING or self.state is ExecutionState.DRAINING
+
+    def holds(self, op_id: str) -> bool:
+        """Tell whether an op that has not finished waits for the end of the execution.
+
+        Such an op neither begins, nor ends its wait.
+        """
+        if self.state is ExecutionState.UNDOING:
+            return op_id not in self.undo_ops
+        return self.stopping
+
+    @property
+    def due_ops(self) -> Collection[str]:
+        """Ids of the ops that make the run due once it is suspended."""
+        return self.awaited.keys() & self.undo_ops if self.undo_ops else self.awaited
 
     def check_open(self) -> None:
         """Raise Suspended if nothing more of the execution counts, or its run has ended.
@@ -368,6 +406,7 @@ class Execution:
     def next_undo_op(self, step_id: str) -> Op:
         """Return the op of a step that undoes another; it counts for no limit."""
         op = op_named(self._step_ids.next_name(step_id, self), OpKind.RUN)
+        self.undo_ops = {*self.undo_ops, op.id}
         self.unasked.discard(op.id)
         return op
 

@@ -151,11 +151,14 @@ def _notify_resumed(ex: StoredExecution, now: int, message: str) -> Flow[None]:
     yield from notify(lambda: RunResumed(run=observed_run(ex), at=time_of(now), message=message))
 
 
-def replay_to_undo(ex: StoredExecution) -> Flow[None]:
-    """Replay the handler of a run that was cancelled, or is overdue, to find what to undo.
+def replay_to_undo(ex: StoredExecution) -> Flow[Raised | None]:
+    """Replay the handler of a run that is to be undone, to find what undoes its steps.
 
-    It goes as far as it can without a new step. Nothing of how it ends counts. When this returns,
-    ``ex.undos`` are known, unless the run has ended, as after too many crashes.
+    It goes as far as it can without a new step. When this returns, ``ex.undos`` are known, unless
+    the run has ended, as after too many crashes.
+
+    Returns:
+        What the handler has raised, if it has ended so.
     """
     if ex.run.phase is Phase.RESPONDING:  # its process died; the response is of no use any more
         ex.run = replace(ex.run, phase=Phase.SUSPENDED)
@@ -165,19 +168,25 @@ def replay_to_undo(ex: StoredExecution) -> Flow[None]:
             yield from settle(ex)
             reason = "its process died too often"
             yield from notify_end(ex, "failed", reason=reason, message=f"the run failed: {reason}")
-            return
+            return None
         now = ex.started_at = ex.env.clock.now()
         yield from _notify_resumed(ex, now, "resumed, to be undone")
         ex.state, ex.deadline = ExecutionState.REPLAYING, None
-        yield CallHandler()
+        outcome: Outcome | Unwound = yield CallHandler()
+        return outcome if isinstance(outcome, Raised) else None
     except Suspended:
-        pass
+        return None
     finally:
         ex.close()
 
 
-def execute_undo(ex: StoredExecution) -> Flow[None]:
-    """End a run that was cancelled, or is overdue, once the handler here has undone its steps."""
+def execute_undo(ex: StoredExecution, raised: Raised | None) -> Flow[None]:
+    """End a run that is to be undone, once the handler here has undone its steps.
+
+    Args:
+        ex: the execution.
+        raised: the error with which the run fails; None if it was cancelled, or is overdue.
+    """
     try:
         outcome: Outcome | Unwound = yield CallHandler()
         if ex.closed or isinstance(outcome, (Unwound, Cancelled)):
@@ -187,7 +196,7 @@ def execute_undo(ex: StoredExecution) -> Flow[None]:
             text = f"the run could not be undone: {describe(outcome.error)}"
             yield from _fail_handler(ex, failure, outcome.error, text, text)
         elif ex.run.cancel_reason is None:
-            yield from _end_overdue(ex)
+            yield from _end_undone(ex, raised)
         else:
             yield from _apply_input(ex, Undone())
             reason = cancel_detail(ex.run)
@@ -197,6 +206,16 @@ def execute_undo(ex: StoredExecution) -> Flow[None]:
         yield from _answer_fault(ex)
     finally:
         ex.close()
+
+
+def _end_undone(ex: StoredExecution, raised: Raised | None) -> Flow[None]:
+    """Fail a run that is undone, with this error, or because it is overdue."""
+    if raised is None:
+        yield from _end_overdue(ex)
+        return
+    failure = failure_of_handler(raised.error, ex.env.clock.now())
+    text = f"the run failed: {describe(raised.error)}"
+    yield from _fail_handler(ex, failure, raised.error, text, trace=raised.trace)
 
 
 def fail_overdue(ex: StoredExecution) -> Flow[None]:
@@ -525,7 +544,7 @@ def _apply_input(
                 if ex.deadline is not None:
                     due_at = min(due_at, ex.deadline)
                 key, why = parking(ex)
-                awaited = tuple(sorted(ex.awaited))
+                awaited = tuple(sorted(ex.due_ops))
                 release = Release(due_at=due_at, awaited=awaited, endpoint_key=key)
                 failed = (*_as_tuple(attempt), *why)
                 ex.add_ticket(
@@ -590,7 +609,8 @@ def suspend(ex: StoredExecution) -> Flow[None]:
     try:
         if ex.attached:
             yield from _apply_input(ex, Detached(reason=HandoffReason.DRAIN))
-        awaited = (each for each in ex.pending.values() if each.op.id in ex.awaited)
+        due_ops = ex.due_ops
+        awaited = (each for each in ex.pending.values() if each.op.id in due_ops)
         yield from _apply_input(ex, BecameIdle(pending=() if ex.due_at_once else tuple(awaited)))
     except Suspended:
         yield from _answer_fault(ex)

@@ -395,7 +395,7 @@ def _replayed(ex: StoredExecution, op: Op) -> Flow[Memo | None]:
     ex.activity += 1
     if ex.state is not _RUNNING:
         ex.check_open()
-        while ex.stopping or (ex.state is ExecutionState.REPLAYING and op.id not in ex.memos):
+        while ex.stopping or (op.id not in ex.memos and _may_not_begin(ex, op)):
             yield from park(op.id, None)
             ex.check_open()
     memo = ex.memos.get(op.id)
@@ -409,6 +409,10 @@ def _replayed(ex: StoredExecution, op: Op) -> Flow[Memo | None]:
         ex.check_open()
         ex.activity += 1
     return memo
+
+
+def _may_not_begin(ex: StoredExecution, op: Op) -> bool:
+    return ex.state is ExecutionState.REPLAYING or ex.holds(op.id)
 
 
 def _return_outcome(ex: StoredExecution, memo: Memo) -> object:
@@ -792,11 +796,11 @@ def _await_replay_turn(ex: StoredExecution, pending: Pending) -> Flow[None]:
 def _until_due(ex: StoredExecution, pending: Pending) -> Flow[None]:
     """Return when the op is due, or its event has come; until then it is parked.
 
-    It stays parked once no step may begin any more. Of a run that is to be undone it must not end:
+    It stays parked once no step may begin any more. Of a run that is being undone it must not end:
     a handler that fails of that would hide from its replay what its other branches have done.
     """
     op_id = pending.op.id
-    while ex.answered or ex.stopping or not _is_due(ex, op_id, pending):
+    while ex.answered or ex.holds(op_id) or not _is_due(ex, op_id, pending):
         ex.check_open()
         now = ex.env.clock.now()
         parked = advance(ex.run, OpParked(pending=pending), now, ex.env.policy)
@@ -826,7 +830,7 @@ def _park(ex: StoredExecution, pending: Pending, parked: Transition, now: int) -
     ex.check_open()
     yield from _apply(ex, parked, now)
     yield from unwind_if_alone(op.id)
-    yield from park(op.id, None if ex.stopping else pending.due_at)
+    yield from park(op.id, None if ex.holds(op.id) else pending.due_at)
 
 
 def _is_due(ex: StoredExecution, op_id: str, pending: Pending) -> bool:

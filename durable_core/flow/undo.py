@@ -6,7 +6,8 @@ The handler of a run that fails has ended when its steps are undone. Its error i
 step of its own: whatever the handler does in a later replay, the run goes on with undoing, and
 fails with that error.
 
-A run may be cancelled, or past its deadline, where its handler is not live. The store knows that
+Another process may have to go on with that, and a run may be cancelled, or past its deadline, where
+its handler is not live. The store knows that
 there may be something to undo (``Run.undoable``), but the functions that undo it are in the code:
 whoever claims the run replays its handler without a new step, and then undoes what it has met on
 the way.
@@ -14,15 +15,22 @@ the way.
 
 from __future__ import annotations
 
+import json
 from collections.abc import Callable, Coroutine, Sequence
 from dataclasses import replace
 from typing import Any
 
 from durable_core.errors import NonRetriableError, RunUndoneError, StepError
 from durable_core.flow.attempt import Call
-from durable_core.flow.effects import Flow, log_error
+from durable_core.flow.effects import Flow, Raised, await_other_steps, log_error
 from durable_core.flow.error_responses import response_for_exception
-from durable_core.flow.execution import Execution, ExecutionState, StoredExecution, checkpoint
+from durable_core.flow.execution import (
+    Execution,
+    ExecutionEvent,
+    ExecutionState,
+    StoredExecution,
+    checkpoint,
+)
 from durable_core.flow.flows import EngineFlows
 from durable_core.flow.scope import CURRENT_RUN
 from durable_core.flow.step_options import Undo, UndoReport
@@ -37,8 +45,9 @@ __all__ = [
     "check_fork",
     "check_retry",
     "execution_to_undo",
-    "has_failed",
+    "raised_first",
     "registered",
+    "stored_error",
     "undo",
     "undo_all",
     "undo_all_async",
@@ -71,7 +80,7 @@ def undo(ex: Execution, flows: EngineFlows[Any], error: Exception | None) -> Flo
     """Undo the steps of a run that fails, in the place where its handler has ended.
 
     Args:
-        ex: the execution, which has steps with ``undo=``.
+        ex: the execution, which has asked for steps with ``undo=``.
         flows: the flows of its engine.
         error: what the handler has raised; None if it has returned.
 
@@ -79,21 +88,65 @@ def undo(ex: Execution, flows: EngineFlows[Any], error: Exception | None) -> Flo
         The error with which the run fails, undone; None if the run does not fail.
     """
     if ex.state is ExecutionState.REPLAYING:
-        return None  # the run was cancelled, which counts
+        if error is not None and isinstance(ex, StoredExecution):
+            yield from _end_other_steps(ex)
+        return None  # what is met on the way is undone later
     marker = op_named(_FAILED, OpKind.RUN)
     if not ex.has_outcome(marker) and (error is None or not _is_final(ex, error)):
         return None
+    if isinstance(ex, StoredExecution):
+        yield from _end_other_steps(ex)
+        if not ex.undos:
+            return None
     shown = "" if error is None else describe(error)
     ex.deadline = None
     ex.next_undo_op(_FAILED)
     first: Any = yield from flows.run_step(ex, marker, Call(_hold, (shown,)))
     yield from _undo_each(ex, flows, ex.undos)
-    if error is None or describe(error) != first["error"]:
-        # The handler has not failed alike again; its first failure counts.
-        return NonRetriableError(first["error"])
-    if failure_of_handler(error, ex.env.clock.now()).retriable:
-        return _final(error)
-    return error
+    return _first_error(first["error"], error, ex.env.clock.now())
+
+
+def raised_first(replayed: StoredExecution, raised: Raised | None) -> Raised | None:
+    """Return with what a run fails that goes on being undone; None if its handler had not failed.
+
+    Args:
+        replayed: the execution in which its handler was replayed.
+        raised: what the handler has raised there, if it has.
+    """
+    first = stored_error(replayed)
+    if first is None:
+        return None
+    error = _first_error(first, None if raised is None else raised.error, replayed.env.clock.now())
+    return raised if raised is not None and raised.error is error else Raised(error)
+
+
+def _first_error(first: str, error: Exception | None, now: int) -> Exception:
+    """Return the error for which a run is undone: its handler must not have another one later.
+
+    Args:
+        first: the description of the handler's error when undoing began.
+        error: what the handler has raised now; None if it has not.
+        now: epoch milliseconds.
+    """
+    if error is None or describe(error) != first:
+        return NonRetriableError(first)
+    return _final(error) if failure_of_handler(error, now).retriable else error
+
+
+def _end_other_steps(ex: StoredExecution) -> Flow[None]:
+    """Have the steps end that are in progress in other branches of a handler that has failed.
+
+    What they do is to be undone, too. From now on no branch begins a step.
+    """
+    ex.take(ExecutionEvent.UNDO)
+    yield from await_other_steps(lambda: bool(unknown_steps(ex)))
+    ex.check_open()
+    ex.undos = _in_order(ex, ex.undos)
+
+
+def _in_order(ex: StoredExecution, undos: Sequence[Undo]) -> tuple[Undo, ...]:
+    """Return what undoes steps in the order in which the steps have finished."""
+    return tuple(sorted(undos, key=lambda each: ex.memos[each.op.id].completion_no))
 
 
 def _undo_each(ex: Execution, flows: EngineFlows[Any], undos: Sequence[Undo]) -> Flow[None]:
@@ -111,9 +164,16 @@ def _undo_each(ex: Execution, flows: EngineFlows[Any], undos: Sequence[Undo]) ->
     ex.undo_report = UndoReport(tuple(undone), tuple(failed))
 
 
-def has_failed(ex: StoredExecution) -> bool:
-    """Tell whether an earlier execution has begun to undo the steps of a run that fails."""
-    return op_named(_FAILED, OpKind.RUN).id in ex.memos
+def stored_error(ex: StoredExecution) -> str | None:
+    """Return the description of the error for which a run is being undone.
+
+    None if no earlier execution has begun to undo its steps because its handler had failed.
+    """
+    memo = ex.memos.get(op_named(_FAILED, OpKind.RUN).id) if ex.run.undoable else None
+    if memo is None:
+        return None
+    error: str = json.loads(memo.value)["error"]
+    return error
 
 
 def unknown_steps(replayed: StoredExecution) -> list[str]:
@@ -151,8 +211,7 @@ def execution_to_undo(replayed: StoredExecution) -> StoredExecution:
     )
     ex.deadline = None
     ex.unasked = set()  # nobody asks for the steps of the handler
-    finished = {op_id: memo.completion_no for op_id, memo in ex.memos.items()}
-    ex.undos = tuple(sorted(replayed.undos, key=lambda each: finished[each.op.id]))
+    ex.undos = _in_order(ex, replayed.undos)
     return ex
 
 

@@ -220,6 +220,12 @@ class RunTasks:
         """Whether the handler's own task runs now, and the handler has no other one."""
         return len(self.live) == 1 and not self.others and self.running is not None
 
+    @property
+    def others_go_on(self) -> bool:
+        """Whether a task besides the one that runs now may go on without the end of a step."""
+        others = (each for each in self.live if each is not self.running)
+        return not all(map(self._waits_for_steps, others)) or len(self.live) <= len(self.others)
+
     # -- are all waiting for steps? ---------------------------------------------------------
 
     @property

@@ -26,6 +26,7 @@ from durable_core.flow.driver import drive_async
 from durable_core.flow.effects import (
     AwaitDelivery,
     AwaitDurable,
+    AwaitOtherSteps,
     AwaitReplayTurn,
     AwaitRun,
     BeginStep,
@@ -107,6 +108,7 @@ class TaskRun:
     _steps = 0  # calls of steps that are in progress and not parked
     _interrupted: WaitInterruptedError | None = None
     _idle: asyncio.Future[None] | None = None
+    _step_ended: asyncio.Event | None = None  # there while one waits for the other steps
     _refused_steps = 0
     _has_raised = False
 
@@ -186,7 +188,7 @@ class TaskRun:
         finally:
             self._steps -= 1
             if self.ex.state not in _GOES_ON:
-                if not self.ex.closed:
+                if self.ex.stopping:
                     self._unwinder.unwind_if_idle()
                 self._look_if_idle()
 
@@ -393,7 +395,7 @@ class TaskRun:
             try:
                 outcome = Returned(await tasks.watch(code, own_task))
             except Exception as error:
-                if self.ex.undos:
+                if self.ex.may_undo:
                     await tasks.watch(self._undo(scope, error), RunTask())
                 raise
             if self.ex.undos:
@@ -473,6 +475,7 @@ class TaskRun:
         if self._unwinder.handler_has_ended:
             raise asyncio.CancelledError
         self._steps -= 1
+        self._look_if_idle()
         try:
             with self._unwinder.parked.park(effect.op_id, effect.due_at) as future:
                 self._unwinder.limit_own_wait()
@@ -549,7 +552,31 @@ class TaskRun:
         self._look_if_idle()
         await self._idle
 
+    async def _await_other_steps(self, effect: AwaitOtherSteps) -> None:
+        """Wait for the steps of tasks that the handler has left behind; one asks for this."""
+        ended = self._step_ended = asyncio.Event()
+        tasks, now = self._tasks, self._loop.time
+        timer = self._loop.call_later(self._host.max_own_wait, ended.set)
+        for task in tasks.others:
+            task.add_done_callback(lambda _: ended.set())
+        self._unwinder.parked.wake_all()  # some wait in place
+        try:
+            while self._steps > 1 or (
+                effect.may_come() and now() < timer.when() and tasks.others_go_on
+            ):
+                ended.clear()
+                await ended.wait()
+        except asyncio.CancelledError:  # the run is to be suspended, or another process has it
+            for task in [*tasks.others]:
+                task.cancel()
+            raise
+        finally:
+            timer.cancel()
+            self._step_ended = None
+
     def _look_if_idle(self) -> None:
+        if self._step_ended is not None:
+            self._step_ended.set()
         if self._idle is not None and not self._idle.done() and self.ex.in_flight == 0:
             self._idle.set_result(None)
 
@@ -630,6 +657,7 @@ TaskRun.performers = {
     SeeHandlerBranch: TaskRun._see_handler_branch,
     AwaitDelivery: TaskRun._await_delivery,
     DrainSteps: TaskRun._drain_steps,
+    AwaitOtherSteps: TaskRun._await_other_steps,
     AwaitReplayTurn: TaskRun._await_replay_turn,
     AwaitRun: TaskRun._await_run,
     SendResponse: TaskRun._send_response,

@@ -20,6 +20,7 @@ from durable_core.flow.driver import drive_sync
 from durable_core.flow.effects import (
     AwaitDelivery,
     AwaitDurable,
+    AwaitOtherSteps,
     AwaitReplayTurn,
     BeginStep,
     CallHandler,
@@ -46,6 +47,7 @@ from durable_core.flow.execution import (
     EVENT_SEQ,
     Execution,
     ExecutionEvent,
+    ExecutionState,
 )
 from durable_core.flow.facts import note
 from durable_core.flow.scope import HandlerKind, current_run, enter_run, leave_run
@@ -340,7 +342,7 @@ class ThreadRun:
             try:
                 value = self._handler(self.ex.request)
             except Exception as error:
-                if self.ex.undos:
+                if self.ex.may_undo:
                     self._undo(error)
                 raise
             if self.ex.undos:
@@ -386,7 +388,15 @@ class ThreadRun:
             self.ex.take(ExecutionEvent.DRAIN)
             self._idle.wait_for(lambda: self.ex.in_flight == 0)
 
+    def _await_other_steps(self, effect: AwaitOtherSteps) -> None:
+        self._end_waits()
+        with self._lock:
+            self._idle = self._idle or threading.Condition(self._lock)
+            self._idle.wait_for(lambda: self.ex.in_flight == 0)
+
     def _park(self, effect: Park) -> None:
+        if self.ex.state is ExecutionState.UNDOING and self.ex.holds(effect.op_id):
+            raise Suspended  # in a thread that the handler has left behind
         self._unwind(effect.op_id)
 
     def _unwind(self, op_id: str) -> None:
@@ -510,6 +520,7 @@ ThreadRun.performers = {
     SeeHandlerBranch: ThreadRun._see_handler_branch,
     AwaitDelivery: ThreadRun._await_delivery,
     DrainSteps: ThreadRun._drain_steps,
+    AwaitOtherSteps: ThreadRun._await_other_steps,
     AwaitReplayTurn: ThreadRun._await_replay_turn,
     SendResponse: ThreadRun._send_response,
     Log: ThreadRun._log,

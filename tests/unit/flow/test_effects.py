@@ -38,6 +38,7 @@ WRAPPERS: list[tuple[Callable[[], Flow[Any]], Effect, object]] = [
     (lambda: asks.unwind_if_alone("x"), asks.UnwindIfAlone("x"), None),
     (lambda: asks.await_delivery(OP, 7), asks.AwaitDelivery(OP.id, "x", 7), None),
     (lambda: asks.drain_steps(), asks.DrainSteps(), None),
+    (lambda: asks.await_other_steps(bool), asks.AwaitOtherSteps(bool), None),
     (lambda: asks.await_replay_turn(7), asks.AwaitReplayTurn(7), None),
     (lambda: asks.send_response(Response()), asks.SendResponse(Response()), None),
     (lambda: asks.log_warning("x"), asks.Log("x", None), None),
