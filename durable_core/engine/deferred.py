@@ -29,7 +29,7 @@ from durable_core.flow.results import typed_response
 from durable_core.flow.scope import HandlerKind, enter_run
 from durable_core.http.request import Request
 from durable_core.http.response import Response
-from durable_core.runners.begun_call import BegunCall, LateTask
+from durable_core.runners.begun_call import HAS_PYTHON_TASKS, BegunCall, LateTask
 from durable_core.runners.host import RunHost
 from durable_core.runners.run_tasks import CURRENT_TASKS, RunTasks
 from durable_core.runners.settings import RegisteredEndpoint
@@ -138,7 +138,7 @@ class DeferredRun:
         """
         context = copy_context()
         self._task = task = LateTask(self._loop, context)
-        if self._loop.get_debug():
+        if HAS_PYTHON_TASKS or self._loop.get_debug():
             task.done()
         self._is_over = False
         tasks = self._tasks

@@ -6,10 +6,13 @@ import asyncio
 import contextvars
 import threading
 from collections.abc import Awaitable, Callable, Coroutine, Generator
-from types import CoroutineType
+from types import CoroutineType, FunctionType
 from typing import Any, NoReturn
 
-__all__ = ["BegunCall", "LateCoroutine", "LateTask"]
+__all__ = ["HAS_PYTHON_TASKS", "BegunCall", "LateCoroutine", "LateTask"]
+
+#: Tasks are those in Python, as of nest_asyncio. They ask themselves for their state at their end.
+HAS_PYTHON_TASKS = isinstance(asyncio.Task.__init__, FunctionType)
 
 #: Held while the task of asyncio in a :class:`LateTask` is made.
 _MAKING = threading.RLock()
@@ -62,7 +65,8 @@ class LateTask(asyncio.Task[None]):
     Until then it is only there to be the current task of code that may never ask for that. It costs
     a tenth of what a task of asyncio does, which takes a turn of the event loop, too. Any thread
     may ask, as it may ask a task of asyncio; but in debug mode a loop lets no other thread make
-    one, so there the task is to be made at once.
+    one, so there the task is to be made at once; also if tasks are in Python, which report an end
+    before they have run.
 
     Args:
         loop, context: of the task.
@@ -72,9 +76,10 @@ class LateTask(asyncio.Task[None]):
     """
 
     code: LateCoroutine
+    _unmade: Any = None
 
     def __init__(self, loop: asyncio.AbstractEventLoop, context: contextvars.Context) -> None:
-        self._unmade: Any = (loop, context)  # that is all, until somebody asks
+        self._unmade = (loop, context)  # that is all, until somebody asks
 
     def __getattribute__(self, name: str) -> Any:
         """Make the task first."""

@@ -5,6 +5,8 @@ from __future__ import annotations
 import asyncio
 import gc
 import logging
+import subprocess
+import sys
 import threading
 import weakref
 from collections.abc import Callable, Coroutine
@@ -247,6 +249,40 @@ def test_one_that_always_raises_has_a_run_each_time(is_async: bool) -> None:
         return worker_of(process).runs.needless
 
     assert set() == in_loop(work)
+
+
+PYTHON_TASKS = """
+import asyncio
+asyncio.Task = asyncio.tasks.Task = asyncio.tasks._PyTask  # as nest_asyncio does
+
+from durable_core import Durable
+from durable_core.api.adapter import endpoint_adapter
+from durable_core.http.request import Request
+from durable_core.engines import EmbeddedEngine
+from durable_core.stores import MemoryStore
+
+durable = Durable(id="it", endpoint_adapter=endpoint_adapter, engine=EmbeddedEngine(MemoryStore()))
+
+@durable.endpoint()
+async def handler(request):
+    return 1
+
+async def main():
+    for _ in range(3):
+        await handler.handle_async(Request(method="GET", url="http://localhost/it"))
+        await asyncio.sleep(0)
+    await durable.stop_async()
+
+asyncio.run(main())
+"""
+
+
+def test_tasks_in_python() -> None:
+    """None is reported as destroyed before it has run."""
+    done = subprocess.run(
+        [sys.executable, "-c", PYTHON_TASKS], check=False, capture_output=True, text=True
+    )
+    assert (0, "") == (done.returncode, done.stderr)
 
 
 def test_one_that_waits_has_a_run() -> None:
