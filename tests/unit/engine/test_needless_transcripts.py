@@ -32,12 +32,6 @@ def one_step(asked: Request) -> object:
     return sync_step.run("a", str, 1)
 
 
-def a_wait(asked: Request) -> object:
-    """Be suspended."""
-    sync_step.sleep("nap", "1ms")
-    return "rested"
-
-
 def a_failing_step(asked: Request) -> object:
     """Ask for a step that fails."""
     return sync_step.run("a", fail, asked)
@@ -49,7 +43,7 @@ def its_run(asked: Request) -> object:
 
 
 def fail(asked: object) -> object:
-    """Fail, and be tried again."""
+    """Fail."""
     raise ValueError("broken")
 
 
@@ -78,12 +72,6 @@ async def steps_in_tasks(asked: Request) -> object:
     async with asyncio.TaskGroup() as group:
         tasks = [group.create_task(step.run(name, str, name)) for name in "ab"]
     return [task.result() for task in tasks]
-
-
-async def a_wait_async(asked: Request) -> object:
-    """Be suspended."""
-    await step.sleep("nap", "1ms")
-    return "rested"
 
 
 async def gives_way(asked: Request) -> object:
@@ -130,9 +118,9 @@ async def a_context(asked: Request) -> object:
     return [*result, VALUE.get()]
 
 
-DEFS = [one_step, a_wait, a_failing_step, its_run, fail, refuse, no_result, a_response]
+DEFS = [one_step, a_failing_step, its_run, fail, refuse, no_result, a_response]
 COROUTINES = [
-    *(one_step_async, steps_in_tasks, a_wait_async, gives_way, a_time_out, cancels_itself),
+    *(one_step_async, steps_in_tasks, gives_way, a_time_out, cancels_itself),
     a_context,
 ]
 
@@ -185,9 +173,9 @@ def stored(process: Lab) -> list[str]:
 
 def of_threads(call: Callable[[Request], object]) -> list[object]:
     """Return the transcript of a ``def`` handler."""
-    process = Lab()
+    process = Lab(debug=False)
     endpoint: HTTPHandler = process.endpoint(
-        lambda asked: call(asked) if asked.query.get("needs") else None, retries=1
+        lambda asked: call(asked) if asked.query.get("needs") else None, retries=0
     )
     transcript: list[object] = []
     for url in URLS:
@@ -204,8 +192,8 @@ def of_loop(call: Callable[[Request], Awaitable[object]]) -> list[object]:
         return await call(asked) if asked.query.get("needs") else None
 
     async def main() -> list[object]:
-        process = Lab()
-        endpoint: HTTPHandler = process.endpoint(handler, retries=1)
+        process = Lab(debug=False)
+        endpoint: HTTPHandler = process.endpoint(handler, retries=0)
         transcript: list[object] = []
         for url in URLS:
             transcript.append(seen(await endpoint.handle_async(request(url))))
