@@ -10,8 +10,7 @@ figures.
   ``dataclass`` generates is in no file.
 - *files*: the files of ``durable_core`` that these functions are written in.
 - *frames*: the frames of these functions on the stack when the handler is called. An ``async def``
-  handler has a task of its own, so the frames of its caller are not on that stack, unless it is
-  called before it has a run.
+  handler has a task of its own, so the frames of its caller are not on that stack.
 
 The engine also has periodic work. For instance, a thread looks for due runs about 50 times a
 second, and after that a request may have to read from the store again. Such work falls into one

@@ -3,10 +3,9 @@
 ``async def`` handlers are called directly, from 16 tasks. The time is that of all threads of the
 process, as in ``cpu.py``; the databases are in a memory file system if the machine has one.
 
-*Parts.* Requests of 0, of 1 and of 10 steps tell what a request takes that has no step, what it
-takes to have a run and to store it (its request, its row and its response), and what each step
-takes. A handler that needs no run is called without one, so the run is a part of storing it.
-*SQLite* is what is saved by a store that keeps nothing, with the rows that are made for it.
+*Parts.* A run of 0, of 1 and of 10 steps tell what the run itself takes, what it takes to store it
+(its request, its row and its response), and what each step takes. *SQLite* is what is saved by a
+store that keeps nothing, with the rows that are made for it.
 
 *Left out* are, from runs of 3 steps: Python's collector of cycles; the indexes by which people
 find runs; the JSON of results, which a codec stands for that knows the only result.

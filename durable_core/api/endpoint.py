@@ -108,8 +108,8 @@ class Endpoint:
         _check_parameters(handler)
         if around is not None:
             handler = _wrap_in_context(around, handler, self.kind)
-        may_defer = around is None and not needs_run_at_once(resolved)
-        self._registered = RegisteredEndpoint(handler, self.kind, resolved, may_defer)
+        self._may_defer = around is None and not needs_run_at_once(resolved)
+        self._registered = RegisteredEndpoint(handler, self.kind, resolved)
         engine.register(self._registered)
 
     @property
@@ -148,13 +148,13 @@ class Endpoint:
         Whoever calls this has read the whole request, and seen that it may be for a new run and no
         more: see ``NativeEndpoint``.
         """
-        return self.engine.defer(self._registered, request) if self._registered.may_defer else None
+        return self.engine.defer(self._registered, request) if self._may_defer else None
 
     def defer_in_thread(
         self, request: Callable[[], tuple[Request, str | None]]
     ) -> DeferredThreadRun | None:
         """As :meth:`defer`, for a ``def`` handler that is called in this thread."""
-        if not self._registered.may_defer:
+        if not self._may_defer:
             return None
         return self.engine.defer_in_thread(self._registered, request)
 
@@ -162,7 +162,7 @@ class Endpoint:
         self, request: Callable[[], tuple[Request, str | None]], begun: Callable[[], object]
     ) -> DeferredPoolRun | Coroutine[Any, Any, DeferredPoolRun | None] | None:
         """As :meth:`defer`, for a ``def`` handler that a thread of a framework calls."""
-        if not self._registered.may_defer:
+        if not self._may_defer:
             return None
         return self.engine.defer_in_pool(self._registered, request, begun)
 
@@ -407,7 +407,7 @@ def _preferring(endpoint: RegisteredEndpoint, headers: Headers) -> RegisteredEnd
     )
     if isinstance(options.async_response, str):
         preferred = replace(preferred, async_response="accepted")
-    return replace(endpoint, options=preferred, may_defer=False)
+    return replace(endpoint, options=preferred)
 
 
 def _reconnect(wanted: WaitRequest | None) -> RequestFlow[Response]:

@@ -15,7 +15,6 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Awaitable, Callable, Coroutine
 from contextvars import copy_context
-from functools import partial
 from typing import Any
 
 from durable_core.engine.runs import RunManager
@@ -24,8 +23,6 @@ from durable_core.flow.driver import drive_async
 from durable_core.flow.effects import AwaitRun, Flow
 from durable_core.flow.execution import EVENT_SEQ, StoredExecution
 from durable_core.flow.flows import EngineFlows
-from durable_core.flow.options import ResolvedOptions
-from durable_core.flow.results import typed_response
 from durable_core.flow.scope import HandlerKind, enter_run
 from durable_core.http.request import Request
 from durable_core.http.response import Response
@@ -174,21 +171,6 @@ class DeferredRun:
             self._task, self._tasks.handler.time_outs = None, ()
         return self._is_over
 
-    async def respond(self, request: Request) -> Response:
-        """Call the handler of the endpoint, and return what it, or its run, answers.
-
-        Args:
-            request: that of the run.
-        """
-        endpoint = self._endpoint
-        request.headers._on_sensitive = endpoint.warn_of_header
-        begun = self.call(partial(endpoint.handler, request))
-        response = _response_of(begun, endpoint.options)
-        if response is not None and self.is_needless(begun):
-            return response
-        self._runs.needless.discard(endpoint.options.key)
-        return await self.start(lambda request: _await_value(begun)).wait()
-
     def start(self, handler: Callable[[Request], Coroutine[Any, Any, Any]]) -> ClientAnswer:
         """Begin the run, in the task of the handler.
 
@@ -225,20 +207,6 @@ def _begin(
     _enter_tasks(tasks)
     _set_event_seq(event_seq)
     return BegunCall(handler, task, loop)
-
-
-def _response_of(begun: BegunCall, options: ResolvedOptions) -> Response | None:
-    """Return the response of a handler that has returned one; None if its run is to decide."""
-    if not begun.has_ended or begun.error is not None:
-        return None
-    try:
-        return typed_response(options.result, begun.result())
-    except Exception:
-        return None  # how the run fails
-
-
-async def _await_value(begun: BegunCall) -> Any:
-    return await begun
 
 
 class ClientAnswer:
@@ -290,8 +258,6 @@ class ClientAnswer:
 
 class _LateRun(TaskRun):
     """The run of a handler that has begun already."""
-
-    was_needless = False
 
     def __init__(self, host: RunHost, ex: StoredExecution, tasks: RunTasks) -> None:
         super().__init__(host, ex, not_begun, tasks=tasks)

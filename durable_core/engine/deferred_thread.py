@@ -21,7 +21,6 @@ from durable_core.flow.driver import drive_sync
 from durable_core.flow.effects import CallHandler, Flow
 from durable_core.flow.execution import EVENT_SEQ, StoredExecution
 from durable_core.flow.flows import EngineFlows
-from durable_core.flow.results import typed_response
 from durable_core.flow.scope import CURRENT_RUN, HandlerKind
 from durable_core.http.problem import problem_from_http_error
 from durable_core.http.request import Request
@@ -153,24 +152,6 @@ class DeferredThreadRun:
                     return value, None
                 call = partial(_pass, to_response, value)
             return None, self._end(call)
-
-    def respond(self, request: Request) -> Response:
-        """Call the handler of the endpoint, and return what it, or its run, answers.
-
-        Args:
-            request: that of the run.
-        """
-        endpoint = self._endpoint
-        request.headers._on_sensitive = endpoint.warn_of_header
-        value, response = self.serve(partial(endpoint.handler, request), _itself)
-        if response is None:
-            try:
-                return typed_response(endpoint.options.result, value)
-            except Exception:  # with which the run fails
-                self._is_over = False
-                response = self._end(partial(_pass, _itself, value))
-        self._runs.needless.discard(endpoint.options.key)
-        return response
 
     @contextmanager
     def _awaited_by_stop(self) -> Iterator[None]:
@@ -308,7 +289,6 @@ class _LateThreadRun(ThreadRun):
     """The run of a handler that was called already."""
 
     has_called = True
-    was_needless = False
 
     def __init__(
         self,
@@ -340,10 +320,6 @@ class _LateThreadRun(ThreadRun):
         if self._flow is not None:
             outcome = self.call_handler(CallHandler())
             drive_sync(flow, self.perform, self._lock, outcome)
-
-
-def _itself(value: Any) -> Any:
-    return value
 
 
 def _raise(error: BaseException, request: Request) -> NoReturn:

@@ -351,9 +351,6 @@ class EmbeddedEngine(RunControl):
         try:
             worker = self._started()
             event_seq = worker.event_watermark.recent()
-            if _may_need_no_run(endpoint, worker, follows):
-                late = worker.deferred_in_thread(endpoint, lambda: (request, route), event_seq)
-                return late.respond(request)
             ex = worker.runs.new_execution(endpoint, request, route, event_seq)
             if worker.quota.is_full or ex.run.principal is not None:
                 refusal = worker.quota.refusal(ex.run.principal)
@@ -384,17 +381,10 @@ class EmbeddedEngine(RunControl):
             return shutting_down_response()
         try:
             worker = self._started()
-            loop = worker.loops.adopt_running()
+            worker.loops.adopt_running()
             event_seq: Any = worker.event_watermark.recent_async()
             if type(event_seq) is CoroutineType:
                 event_seq = await event_seq
-            follows = (
-                accepts_event_stream(request.headers) or endpoint.options.ui_messages is not None
-            )
-            is_here = endpoint.kind is HandlerKind.ASYNC_DEF
-            if is_here and _may_need_no_run(endpoint, worker, follows):
-                deferred = worker.deferred(endpoint, lambda: (request, route), loop, event_seq)
-                return await deferred.respond(request)
             ex = worker.runs.new_execution(endpoint, request, route, event_seq)
             if worker.quota.is_full or ex.run.principal is not None:
                 refusal = await worker.reads.wait(worker.quota.refusal, ex.run.principal)
@@ -402,7 +392,7 @@ class EmbeddedEngine(RunControl):
                     return refusal
         except StoreError as error:
             return self._refuse(error)
-        if follows:
+        if accepts_event_stream(request.headers) or endpoint.options.ui_messages is not None:
             return await worker.streaming.serve_async(endpoint, ex)
         if endpoint.options.max_sync_runtime is None:
             return await worker.runs.start_for_client_async(endpoint, ex)
@@ -631,19 +621,6 @@ def embedded(engine: object) -> EmbeddedEngine:
         return engine
     name = getattr(engine, "name", type(engine).__name__)
     raise ConfigurationError(f"this needs the embedded engine; the application has {name}")
-
-
-def _may_need_no_run(endpoint: RegisteredEndpoint, worker: Worker, follows: bool) -> bool:
-    """Return whether to call a handler before it has a run.
-
-    That saves nothing where the handler then needs one, so its last run says whether it may.
-    """
-    return (
-        endpoint.options.key in worker.runs.needless
-        and not follows
-        and endpoint.may_defer
-        and worker.may_defer()
-    )
 
 
 def _load_worker(

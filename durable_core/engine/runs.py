@@ -373,8 +373,6 @@ class RunManager(RunExecutor[StoredExecution]):
         settings = worker.settings
         self.capacity = Capacity(settings.worker_threads, settings.worker_tasks)
         self.late_ends = LateEnds(worker.workers, self._finish)
-        #: Keys of endpoints whose last handler had no use for its run.
-        self.needless: set[str] = set()
         self._worker = worker
         self._has_children = False  # runs of this process have started others
         self._released: WeakSet[StoredExecution] = WeakSet()
@@ -628,8 +626,6 @@ class RunManager(RunExecutor[StoredExecution]):
 
     def _end(self, run: ThreadRun | TaskRun) -> None:
         ex, streams = run.ex, self._worker.streams
-        if run.was_needless:
-            self.needless.add(ex.options.key)
         if ex.fault is not None:
             self.release_later(ex)
         super()._end(run)

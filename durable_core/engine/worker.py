@@ -240,16 +240,6 @@ class Worker(WorkerParts):
         make = partial(DeferredRun, self, self.runs, endpoint, request, loop)
         return _make_later(make, event_seq)
 
-    def deferred(
-        self,
-        endpoint: RegisteredEndpoint,
-        request: Callable[[], tuple[Request, str | None]],
-        loop: asyncio.AbstractEventLoop,
-        event_seq: int,
-    ) -> DeferredRun:
-        """As :meth:`defer`, where the store need not be read."""
-        return DeferredRun(self, self.runs, endpoint, request, loop, event_seq)
-
     def defer_in_thread(
         self,
         endpoint: RegisteredEndpoint,
@@ -260,16 +250,7 @@ class Worker(WorkerParts):
         Raises:
             StoreError: it cannot be read.
         """
-        return self.deferred_in_thread(endpoint, request, self.event_watermark.recent())
-
-    def deferred_in_thread(
-        self,
-        endpoint: RegisteredEndpoint,
-        request: Callable[[], tuple[Request, str | None]],
-        event_seq: int,
-    ) -> DeferredThreadRun:
-        """As :meth:`defer_in_thread`, where the store need not be read."""
-        return DeferredThreadRun(self, self.runs, endpoint, request, event_seq)
+        return DeferredThreadRun(self, self.runs, endpoint, request, self.event_watermark.recent())
 
     def defer_in_pool(
         self,

@@ -201,7 +201,6 @@ class Execution:
         awaited: names of all steps that have been parked, by op id. Only these make a suspended
             run due, not what an older version of the code asked for.
         activity: counts what happened; unchanged means nothing did.
-        asked: how many steps the handler has asked for, undoing ones apart.
         failures: counts the failed steps the handler has been told of.
         late_handoff: why the client is handed off when the run is released; None if it is not.
         started_at: when the handler was called, epoch milliseconds.
@@ -227,13 +226,13 @@ class Execution:
     # An object with more than 30 attributes is made at half the speed without these (Python 3.11).
     __slots__ = (
         "__weakref__",
+        "_asked",
         "_attempts",
         "_outcomes",
         "_size",
         "_step_ids",
         "activity",
         "answered",
-        "asked",
         "awaited",
         "calls",
         "checked_at",
@@ -298,7 +297,7 @@ class Execution:
         self.deadline = run.deadline
         self.unasked: set[str] = _NOTHING
         self._outcomes = outcomes
-        self.asked = self._attempts = self._size = 0
+        self._asked = self._attempts = self._size = 0
         self._step_ids = StepIds()
 
     # -- its state --------------------------------------------------------------------------
@@ -392,9 +391,9 @@ class Execution:
         """
         op = op_named(self._step_ids.next_name(step_id, branch), kind)
         if self.state is not _CLOSED:
-            self.asked += 1
+            self._asked += 1
         most = self.env.limits.steps
-        if (self.asked > most or len(self._outcomes) >= most) and op.id not in self._outcomes:
+        if (self._asked > most or len(self._outcomes) >= most) and op.id not in self._outcomes:
             raise LimitExceededError(
                 f"step {op.name!r} is one more than the {most} steps a run may have"
             )

@@ -135,7 +135,6 @@ class BegunCall(Generator[Any, Any, Any]):
     Attributes:
         code: the coroutine; None if the call gave none.
         has_ended: the function did not wait for anything.
-        error: what the first part has raised.
         is_cut_short: it has ended by what is no Exception, such as a cancellation.
     """
 
@@ -152,7 +151,7 @@ class BegunCall(Generator[Any, Any, Any]):
     ) -> None:
         # Python 3.11 is slow to read an attribute that only the class has.
         self.has_ended = self.is_cut_short = False
-        self.error: BaseException | None = None
+        self._error: BaseException | None = None
         # So asyncio's eager tasks of Python 3.12 begin, too. It documents these functions for other
         # implementations of tasks.
         outer = asyncio.current_task(loop)
@@ -171,7 +170,7 @@ class BegunCall(Generator[Any, Any, Any]):
         except (KeyboardInterrupt, SystemExit):
             raise
         except BaseException as error:
-            self.has_ended, self.error = True, error
+            self.has_ended, self._error = True, error
             self.is_cut_short = not isinstance(error, Exception)
         finally:
             asyncio._leave_task(loop, task)
@@ -180,8 +179,8 @@ class BegunCall(Generator[Any, Any, Any]):
 
     def result(self) -> Any:
         """Return what the function has returned, once it has ended; or raise its error."""
-        if self.error is not None:
-            raise self.error
+        if self._error is not None:
+            raise self._error
         return self._value
 
     # -- as what a coroutine awaits ---------------------------------------------------------

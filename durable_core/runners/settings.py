@@ -21,17 +21,11 @@ __all__ = ["RegisteredEndpoint", "Settings", "add_endpoint", "endpoint_keys", "s
 
 @dataclass(frozen=True, slots=True)
 class RegisteredEndpoint:
-    """An endpoint's handler, by its key.
-
-    Attributes:
-        handler, kind, options: see ``Endpoint``.
-        may_defer: no option needs the run before the handler is called.
-    """
+    """An endpoint's handler, by its key."""
 
     handler: Callable[[Request], Any]
     kind: HandlerKind
     options: ResolvedOptions
-    may_defer: bool = False
     _warned: set[str] = field(default_factory=set, compare=False)
 
     def warn_of_header(self, name: str) -> None:

@@ -110,7 +110,6 @@ class TaskRun:
     _idle: asyncio.Future[None] | None = None
     _step_ended: asyncio.Event | None = None  # there while one waits for the other steps
     _refused_steps = 0
-    _has_raised = False
 
     def __init__(
         self,
@@ -132,11 +131,6 @@ class TaskRun:
         self._background: set[asyncio.Task[None]] = set()
         #: Called if the run goes on while its handler, which does not end, still runs.
         self.left: Callable[[], None] = _nothing
-
-    @property
-    def was_needless(self) -> bool:
-        """Whether its handler has returned without a step, and has waited for nothing."""
-        return self._tasks.resumptions == 1 and not self.ex.asked and not self._has_raised
 
     def start(self, flow: Flow[None]) -> asyncio.Task[None]:
         """Run the flow in a task of its own, which no framework can cancel.
@@ -465,7 +459,6 @@ class TaskRun:
             )
 
     def _handler_raised(self, error: Exception) -> Outcome | Unwound:
-        self._has_raised = True
         if is_crash(error):
             self.ex.close(error)
             return self._unwinder.cut_short(error)

@@ -98,7 +98,6 @@ class ThreadRun:
     performers: ClassVar[Mapping[type[Effect], Callable[[Any, Any], Any]]]
     #: The handler was called before its flow began; how that ended is what it does now.
     has_called = False
-    _has_raised = False
 
     def __init__(
         self,
@@ -129,11 +128,6 @@ class ThreadRun:
 
     #: The current thread.
     current_task = staticmethod(threading.current_thread)
-
-    @property
-    def was_needless(self) -> bool:
-        """Whether its handler has returned without a step."""
-        return not self.ex.asked and not self._has_raised
 
     def run(self, flow: Flow[None]) -> None:
         """Run the flow of the execution in this thread, to its end."""
@@ -365,7 +359,6 @@ class ThreadRun:
             raise failed
 
     def _handler_raised(self, error: BaseException) -> Outcome | Unwound:
-        self._has_raised = True
         if is_crash(error):
             self.ex.close(error)
         if self.ex.closed:

@@ -21,14 +21,14 @@ FIGURES = ("all_calls", "library_calls", "files", "frames")
 
 #: (kind of handler, steps) -> limits, in the order of FIGURES.
 LIMITS: dict[tuple[str, int], Figures] = {
-    ("def", 0): (75, 36, 10, 5),
-    ("def", 1): (305, 160, 20, 9),
-    ("def", 3): (570, 288, 20, 9),
-    ("def", 10): (1486, 735, 20, 9),
-    ("async def", 0): (74, 37, 12, 6),
-    ("async def", 1): (381, 169, 22, 3),
-    ("async def", 3): (647, 303, 22, 3),
-    ("async def", 10): (1570, 772, 22, 3),
+    ("def", 0): (111, 61, 12, 9),
+    ("def", 1): (301, 157, 20, 9),
+    ("def", 3): (563, 284, 20, 9),
+    ("def", 10): (1470, 726, 20, 9),
+    ("async def", 0): (185, 68, 15, 3),
+    ("async def", 1): (376, 166, 23, 3),
+    ("async def", 3): (640, 299, 23, 3),
+    ("async def", 10): (1554, 763, 23, 3),
 }
 
 #: Other threads and slow commits only ever add calls, so one run within the limits is enough.

@@ -90,6 +90,7 @@ def test_a_run_changes_nothing_but_its_phase() -> None:
         depth=1,
         timeout=100,
         deadline=200,
+        retry_count=1,
     )
     assert [] == [each.name for each in fields(it) if getattr(it, each.name) == each.default]
 

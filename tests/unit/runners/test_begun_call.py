@@ -201,7 +201,7 @@ def test_threads_that_ask_for_a_late_task_make_one_task() -> None:
     making, asked = threading.Event(), threading.Event()
 
     class Loop(asyncio.SelectorEventLoop):
-        def call_soon(self, *args: object, **options: object) -> asyncio.Handle:  # type: ignore[override]
+        def call_soon(self, *args: object, **options: object) -> asyncio.Handle:
             if isinstance(getattr(args[0], "__self__", None), LateTask):
                 makes.append(args)
                 making.set()

@@ -14,13 +14,11 @@ import pytest
 from durable_core import HTTPError, run
 from durable_core.api.adapter import HTTPHandler
 from durable_core.api.step import step, sync_step
-from durable_core.engine import embedded
 from durable_core.http.request import Request
 from durable_core.http.response import Response
+from support.deferred import call_deferred, call_deferred_def
 from support.harness import Lab, request, until, until_async
 
-#: The first request has a run in any case, the others depend on the one before.
-URLS = ("/it", "/it?needs=1", "/it", "/it", "/it?needs=1", "/it?needs=1")
 VALUE: ContextVar[int] = ContextVar("value", default=0)
 
 
@@ -118,7 +116,7 @@ async def a_context(asked: Request) -> object:
     return [*result, VALUE.get()]
 
 
-DEFS = [one_step, a_failing_step, its_run, fail, refuse, no_result, a_response]
+DEFS = [one_step, a_failing_step, its_run, fail, refuse, a_response]
 COROUTINES = [
     *(one_step_async, steps_in_tasks, gives_way, a_time_out, cancels_itself),
     a_context,
@@ -171,35 +169,34 @@ def stored(process: Lab) -> list[str]:
     return [*sorted(phases), str(sorted(process.watched.memos().items()))]
 
 
-def of_threads(call: Callable[[Request], object]) -> list[object]:
+def of_threads(call: Callable[[Request], object], *, deferred: bool) -> list[object]:
     """Return the transcript of a ``def`` handler."""
     process = Lab(debug=False)
-    endpoint: HTTPHandler = process.endpoint(
-        lambda asked: call(asked) if asked.query.get("needs") else None, retries=0
-    )
-    transcript: list[object] = []
-    for url in URLS:
-        transcript.append(seen(endpoint.handle(request(url))))
-        until(lambda: is_over(process))
+    process.engine.start()
+    endpoint: HTTPHandler = process.endpoint(call, retries=0)
+    if deferred:
+        response = call_deferred_def(endpoint, call, request())
+    else:
+        response = endpoint.handle(request())
+    until(lambda: is_over(process))
     process.stop()
-    return [*transcript, stored(process)]
+    return [seen(response), stored(process)]
 
 
-def of_loop(call: Callable[[Request], Awaitable[object]]) -> list[object]:
+def of_loop(call: Callable[[Request], Awaitable[object]], *, deferred: bool) -> list[object]:
     """Return the transcript of an ``async def`` handler."""
-
-    async def handler(asked: Request) -> object:
-        return await call(asked) if asked.query.get("needs") else None
 
     async def main() -> list[object]:
         process = Lab(debug=False)
-        endpoint: HTTPHandler = process.endpoint(handler, retries=0)
-        transcript: list[object] = []
-        for url in URLS:
-            transcript.append(seen(await endpoint.handle_async(request(url))))
-            await until_async(lambda: is_over(process))
+        process.engine.start()
+        endpoint: HTTPHandler = process.endpoint(call, retries=0)
+        if deferred:
+            response = await call_deferred(endpoint, call, request())
+        else:
+            response = await endpoint.handle_async(request())
+        await until_async(lambda: is_over(process))
         await process.durable.stop_async()
-        return [*transcript, stored(process)]
+        return [seen(response), stored(process)]
 
     return asyncio.run(main())
 
@@ -217,28 +214,15 @@ def log(caplog: pytest.LogCaptureFixture) -> Iterator[Callable[[], list[str]]]:
         yield messages
 
 
-def never(*args: object) -> bool:
-    """Have every handler begin with a run."""
-    return False
-
-
 @pytest.mark.parametrize("call", DEFS, ids=lambda call: call.__name__)
-def test_def_handlers(
-    call: Callable[[Request], object],
-    monkeypatch: pytest.MonkeyPatch,
-    log: Callable[[], list[str]],
-) -> None:
+def test_def_handlers(call: Callable[[Request], object], log: Callable[[], list[str]]) -> None:
     """The transcripts are the same."""
-    actual = [of_threads(call), log()]
-    monkeypatch.setattr(embedded, "_may_need_no_run", never)
-    assert [of_threads(call), log()] == actual
+    expected = [of_threads(call, deferred=False), log()]
+    assert expected == [of_threads(call, deferred=True), log()]
 
 
 @pytest.mark.parametrize("name", PROGRAMS)
-def test_async_def_handlers(
-    name: str, monkeypatch: pytest.MonkeyPatch, log: Callable[[], list[str]]
-) -> None:
+def test_async_def_handlers(name: str, log: Callable[[], list[str]]) -> None:
     """The transcripts are the same."""
-    actual = [of_loop(PROGRAMS[name]), log()]
-    monkeypatch.setattr(embedded, "_may_need_no_run", never)
-    assert [of_loop(PROGRAMS[name]), log()] == actual
+    expected = [of_loop(PROGRAMS[name], deferred=False), log()]
+    assert expected == [of_loop(PROGRAMS[name], deferred=True), log()]
