@@ -34,7 +34,7 @@ from durable_core.flow.handoff import handoff_response, new_token
 from durable_core.flow.omitted import OmittedBodyRequest
 from durable_core.flow.options import ResolvedOptions
 from durable_core.flow.scope import HandlerKind
-from durable_core.flow.undo import stored_error
+from durable_core.flow.stored_failure import stored_failure
 from durable_core.http.headers import traceparent_of
 from durable_core.http.problem import problem
 from durable_core.http.request import Request
@@ -441,7 +441,7 @@ class RunManager(RunExecutor[StoredExecution]):
         ex = self._claimed_execution(claimed, endpoint.options)
         if ex is None:
             return
-        is_failing = stored_error(ex) is not None
+        is_failing = stored_failure(ex) is not None
         if is_failing:
             ex.deadline = None
         is_overdue = ex.deadline is not None and ex.is_overdue

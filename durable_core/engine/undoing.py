@@ -19,7 +19,6 @@ from durable_core.flow.handler import execute_undo, replay_to_undo
 from durable_core.flow.scope import HandlerKind
 from durable_core.flow.undo import (
     execution_to_undo,
-    raised_first,
     undo_all,
     undo_all_async,
     unknown_steps,
@@ -91,7 +90,7 @@ class Undoing:
         self._ex = ex
         self._on_end = on_end
         self._is_known = False  # what is to be undone
-        self._raised: Raised | None = None  # with what the run fails
+        self._raised: Raised | None = None  # by the handler, in its replay
         self._second: ThreadRun | TaskRun | None = None
 
     def start(self) -> None:
@@ -133,8 +132,7 @@ class Undoing:
     # -- from the first execution to the second ---------------------------------------------
 
     def _replay(self) -> Flow[None]:
-        raised = yield from replay_to_undo(self._ex)
-        self._raised = raised_first(self._ex, raised)
+        self._raised = yield from replay_to_undo(self._ex)
         unknown = unknown_steps(self._ex)
         if unknown:
             names = ", ".join(map(repr, unknown))
@@ -149,7 +147,6 @@ class Undoing:
         if self._is_known or self._ex.fault is not None or self._ex.run.phase.ended:
             return
         self._is_known = True
-        self._raised = self._raised or raised_first(self._ex, None)
         ex = execution_to_undo(self._ex)
         if self._endpoint.kind is HandlerKind.DEF:
             self._second = self._executor.thread_run(self._host, ex, undo_all)

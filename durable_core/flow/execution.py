@@ -404,7 +404,7 @@ class Execution:
 
     def next_undo_op(self, step_id: str) -> Op:
         """Return the op of a step that undoes another; it counts for no limit."""
-        op = op_named(self._step_ids.next_name(step_id, self), OpKind.RUN)
+        op = op_named(step_id, OpKind.RUN)
         self.undo_ops = {*self.undo_ops, op.id}
         self.unasked.discard(op.id)
         return op

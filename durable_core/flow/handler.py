@@ -25,6 +25,7 @@ from durable_core.flow.effects import (
     Unwound,
     call_user,
     drain_steps,
+    log_error,
     notify,
     see_handler_branch,
     send_response,
@@ -47,6 +48,7 @@ from durable_core.flow.execution import (
 from durable_core.flow.facts import notify_attempt, notify_end, observed_run
 from durable_core.flow.handoff import begin_handoff, hand_off, notify_handed_off, send_handoff
 from durable_core.flow.results import typed_response
+from durable_core.flow.stored_failure import failed_memo, stored_failure
 from durable_core.flow.versions import check_end, is_misfit, parking
 from durable_core.http.response import Response, open_body, open_body_async
 from durable_core.machine.advance import advance, describe, end_run, failure_of_handler
@@ -141,7 +143,7 @@ def resume(ex: StoredExecution) -> Flow[None]:
     if ex.run.phase is Phase.FAILED:
         reason = "its process died too often"
         yield from notify_end(ex, "failed", reason=reason, message=f"the run failed: {reason}")
-    if not ex.run.phase.ended:
+    if ex.run.phase is Phase.ASYNC:  # else it has ended, or is to be undone first
         now = ex.started_at = ex.env.clock.now()
         yield from _notify_resumed(ex, now, "resumed")
         yield from execute(ex)
@@ -162,6 +164,7 @@ def replay_to_undo(ex: StoredExecution) -> Flow[Raised | None]:
     """
     if ex.run.phase is Phase.RESPONDING:  # its process died; the response is of no use any more
         ex.run = replace(ex.run, phase=Phase.SUSPENDED)
+    ex.state, ex.deadline = ExecutionState.REPLAYING, None
     try:
         yield from _apply_input(ex, Claimed(max_crashes=ex.env.limits.crashes))
         if ex.run.phase.ended:
@@ -171,7 +174,6 @@ def replay_to_undo(ex: StoredExecution) -> Flow[Raised | None]:
             return None
         now = ex.started_at = ex.env.clock.now()
         yield from _notify_resumed(ex, now, "resumed, to be undone")
-        ex.state, ex.deadline = ExecutionState.REPLAYING, None
         outcome: Outcome | Unwound = yield CallHandler()
         return outcome if isinstance(outcome, Raised) else None
     except Suspended:
@@ -185,7 +187,7 @@ def execute_undo(ex: StoredExecution, raised: Raised | None) -> Flow[None]:
 
     Args:
         ex: the execution.
-        raised: the error with which the run fails; None if it was cancelled, or is overdue.
+        raised: what the handler has raised in its last replay, if it has.
     """
     try:
         outcome: Outcome | Unwound = yield CallHandler()
@@ -209,13 +211,24 @@ def execute_undo(ex: StoredExecution, raised: Raised | None) -> Flow[None]:
 
 
 def _end_undone(ex: StoredExecution, raised: Raised | None) -> Flow[None]:
-    """Fail a run that is undone, with this error, or because it is overdue."""
-    if raised is None:
+    """Fail a run that is undone as was decided before, or because it is overdue."""
+    fail = stored_failure(ex)
+    if fail is None:
         yield from _end_overdue(ex)
         return
-    failure = failure_of_handler(raised.error, ex.env.clock.now())
-    text = f"the run failed: {describe(raised.error)}"
-    yield from _fail_handler(ex, failure, raised.error, text, trace=raised.trace)
+    error, trace = None, ""
+    if raised is not None and _is_by(fail, handler_failure(raised, ex.env.clock.now())):
+        error, trace = raised.error, raised.trace
+    failed = yield from _apply_input(ex, Undone(fail=fail), trace)
+    reason = f"{fail.name}: {fail.message}"
+    text = f"the run failed: {reason}"
+    yield from notify_attempt(ex, failed, error=error)
+    yield from notify_end(ex, "failed", http_status=500, reason=reason, error=error, message=text)
+
+
+def _is_by(fail: Fail, failure: Failure) -> bool:
+    """Tell whether a run fails by an error like this one."""
+    return (fail.name, fail.message) == (failure.name, failure.message)
 
 
 def fail_overdue(ex: StoredExecution) -> Flow[None]:
@@ -283,6 +296,8 @@ def finish_streaming(
     if error is not None:
         failure = failure_of_handler(error, ex.env.clock.now())
         yield from _apply_input(ex, ResponseInterrupted(failure=failure))
+        if ex.run.phase is not Phase.FAILED:
+            return  # it is undone first
     else:
         stored = _finish(ex, response, body)
         if stored is not None:
@@ -333,7 +348,9 @@ def _finish_returned(ex: StoredExecution, outcome: Returned) -> Flow[None]:
 
 def _finish_raised(ex: StoredExecution, outcome: Raised) -> Flow[None]:
     try:
-        response = response_for_exception(ex.options, outcome.error)
+        # That of a run that was undone was no response.
+        is_undone = ex.undo_report is not None
+        response = None if is_undone else response_for_exception(ex.options, outcome.error)
     except MemoryError:
         raise
     except Exception as broken:
@@ -371,6 +388,8 @@ def _fail_handler(
     if ex.run.phase is Phase.FAILED:
         yield from notify_attempt(ex, failed, error=error)
         yield from notify_end(ex, "failed", reason=describe(error), error=error, message=text)
+    elif failed is None:
+        yield from log_error(f"{text}; its steps are undone first", error)
     else:
         yield from notify_attempt(ex, failed, error=error, message=again)
 
@@ -530,6 +549,10 @@ def _apply_input(
         # Steps in flight still change the run: decide when they have.
         yield from drain_steps()
         transition = advance(ex.run, happened, ex.env.clock.now(), ex.env.policy)
+    for command in transition.commands:
+        if isinstance(command, Fail) and (yield from _is_undone_first(ex, happened)):
+            yield from _release_to_undo(ex, command)
+            return None
     attached, before = ex.attached, ex.run
     if any(isinstance(command, Handoff) for command in transition.commands):
         yield from begin_handoff(ex)  # while this process owns the run: a Suspend releases it
@@ -564,6 +587,28 @@ def _apply_input(
                 raise AssertionError(f"{happened!r} cannot lead to {command!r}")
     yield from settle(ex)
     return attempt
+
+
+def _is_undone_first(ex: StoredExecution, happened: Input) -> Flow[bool]:
+    """Return whether a run that fails so may have steps that are to be undone, and were not.
+
+    What is in progress in other branches ends first: it is undone, too.
+    """
+    if not ex.run.undoable or ex.undo_report is not None:
+        return False
+    if ex.state is ExecutionState.REPLAYING or isinstance(happened, Orphaned):
+        return False  # undoing it has failed itself, or there is no code that could undo it
+    yield from drain_steps()
+    return bool(ex.undos or ex.unasked)
+
+
+def _release_to_undo(ex: StoredExecution, fail: Fail) -> Flow[None]:
+    """Store that a run fails, and release it: who claims it undoes its steps, then fails it so."""
+    if ex.attached:
+        yield from _apply_input(ex, Detached(reason=HandoffReason.DRAIN))
+    ex.unsaved = (*ex.unsaved, failed_memo(ex, fail))
+    ex.run = replace(ex.run, phase=Phase.ASYNC)
+    yield from _apply_input(ex, BecameIdle(pending=()))
 
 
 def _hand_off_late(ex: StoredExecution) -> Flow[None]:

@@ -2,9 +2,10 @@
 
 What undoes a step is a step itself: it is stored, retried and not repeated.
 
-The handler of a run that fails has ended when its steps are undone. Its error is stored first, in a
-step of its own: whatever the handler does in a later replay, the run goes on with undoing, and
-fails with that error.
+The handler of a run that fails has ended when its steps are undone. How it fails is stored first,
+in a step of its own: whatever the handler does in a later replay, the run goes on with undoing, and
+fails so. A run that fails after its handler has ended, as by a value that cannot be sent, is
+released with that step, and undone by whoever claims it.
 
 Another process may have to go on with that, and a run may be cancelled, or past its deadline, where
 its handler is not live. The store knows that
@@ -15,14 +16,13 @@ the way.
 
 from __future__ import annotations
 
-import json
 from collections.abc import Callable, Coroutine, Sequence
 from dataclasses import replace
 from typing import Any
 
-from durable_core.errors import NonRetriableError, RunUndoneError, StepError
+from durable_core.errors import RunUndoneError, StepError
 from durable_core.flow.attempt import Call
-from durable_core.flow.effects import Flow, Raised, await_other_steps, log_error
+from durable_core.flow.effects import Flow, await_other_steps, log_error
 from durable_core.flow.error_responses import response_for_exception
 from durable_core.flow.execution import (
     Execution,
@@ -34,8 +34,9 @@ from durable_core.flow.execution import (
 from durable_core.flow.flows import EngineFlows
 from durable_core.flow.scope import CURRENT_RUN
 from durable_core.flow.step_options import Undo, UndoReport
-from durable_core.machine.advance import describe, failure_of_handler
-from durable_core.machine.step_ids import op_named
+from durable_core.flow.stored_failure import FAILED, fields_of
+from durable_core.machine.advance import advance, failure_of_handler
+from durable_core.model.decision import Fail, HandlerRaised
 from durable_core.model.step import Op, OpKind
 from durable_core.ports import RunRecord
 
@@ -45,17 +46,13 @@ __all__ = [
     "check_fork",
     "check_retry",
     "execution_to_undo",
-    "raised_first",
     "registered",
-    "stored_error",
     "undo",
     "undo_all",
     "undo_all_async",
     "unknown_steps",
 ]
 
-#: The step that holds the error for which a run is undone.
-_FAILED = "(failed)"
 _PREFIX = "(undo) "
 #: The name of a step that can be undone has at most this many characters.
 MAX_NAME = 255 - len(_PREFIX)
@@ -76,61 +73,29 @@ def registered(ex: Execution, op: Op, fn: Callable[[Any], object], flow: Flow[ob
     return result
 
 
-def undo(ex: Execution, flows: EngineFlows[Any], error: Exception | None) -> Flow[Exception | None]:
-    """Undo the steps of a run that fails, in the place where its handler has ended.
+def undo(ex: Execution, flows: EngineFlows[Any], error: Exception | None) -> Flow[None]:
+    """Undo the steps of a run if it fails by an error, in the place where its handler has ended.
 
     Args:
         ex: the execution, which has asked for steps with ``undo=``.
         flows: the flows of its engine.
         error: what the handler has raised; None if it has returned.
-
-    Returns:
-        The error with which the run fails, undone; None if the run does not fail.
     """
     if ex.state is ExecutionState.REPLAYING:
-        if error is not None and isinstance(ex, StoredExecution):
+        if isinstance(ex, StoredExecution):
             yield from _end_other_steps(ex)
-        return None  # what is met on the way is undone later
-    marker = op_named(_FAILED, OpKind.RUN)
-    if not ex.has_outcome(marker) and (error is None or not _is_final(ex, error)):
-        return None
+        return  # what is met on the way is undone later
+    fail = None if error is None else _fail_by(ex, error)
+    if fail is None:
+        return
     if isinstance(ex, StoredExecution):
         yield from _end_other_steps(ex)
         if not ex.undos:
-            return None
-    shown = "" if error is None else describe(error)
+            return
     ex.deadline = None
-    ex.next_undo_op(_FAILED)
-    first: Any = yield from flows.run_step(ex, marker, Call(_hold, (shown,)))
+    marker = ex.next_undo_op(FAILED)
+    yield from flows.run_step(ex, marker, Call(fields_of, (fail,)))
     yield from _undo_each(ex, flows, ex.undos)
-    return _first_error(first["error"], error, ex.env.clock.now())
-
-
-def raised_first(replayed: StoredExecution, raised: Raised | None) -> Raised | None:
-    """Return with what a run fails that goes on being undone; None if its handler had not failed.
-
-    Args:
-        replayed: the execution in which its handler was replayed.
-        raised: what the handler has raised there, if it has.
-    """
-    first = stored_error(replayed)
-    if first is None:
-        return None
-    error = _first_error(first, None if raised is None else raised.error, replayed.env.clock.now())
-    return raised if raised is not None and raised.error is error else Raised(error)
-
-
-def _first_error(first: str, error: Exception | None, now: int) -> Exception:
-    """Return the error for which a run is undone: its handler must not have another one later.
-
-    Args:
-        first: the description of the handler's error when undoing began.
-        error: what the handler has raised now; None if it has not.
-        now: epoch milliseconds.
-    """
-    if error is None or describe(error) != first:
-        return NonRetriableError(first)
-    return _final(error) if failure_of_handler(error, now).retriable else error
 
 
 def _end_other_steps(ex: StoredExecution) -> Flow[None]:
@@ -164,18 +129,6 @@ def _undo_each(ex: Execution, flows: EngineFlows[Any], undos: Sequence[Undo]) ->
     ex.undo_report = UndoReport(tuple(undone), tuple(failed))
 
 
-def stored_error(ex: StoredExecution) -> str | None:
-    """Return the description of the error for which a run is being undone.
-
-    None if no earlier execution has begun to undo its steps because its handler had failed.
-    """
-    memo = ex.memos.get(op_named(_FAILED, OpKind.RUN).id) if ex.run.undoable else None
-    if memo is None:
-        return None
-    error: str = json.loads(memo.value)["error"]
-    return error
-
-
 def unknown_steps(replayed: StoredExecution) -> list[str]:
     """Return the names of the steps that have succeeded and that the code has not asked for.
 
@@ -187,7 +140,7 @@ def unknown_steps(replayed: StoredExecution) -> list[str]:
         if memo.op.id in replayed.unasked
         and memo.ok
         and memo.op.kind is OpKind.RUN
-        and not memo.op.name.startswith((_PREFIX, _FAILED))
+        and not memo.op.name.startswith((_PREFIX, FAILED))
     ]
 
 
@@ -236,23 +189,14 @@ def _take_undos(ex: Execution) -> Sequence[Undo]:
     return undos
 
 
-def _hold(error: str) -> dict[str, str]:
-    return {"error": error}
-
-
-def _is_final(ex: Execution, error: Exception) -> bool:
-    """Tell whether the run fails by this error: it is no response, and is not retried."""
+def _fail_by(ex: Execution, error: Exception) -> Fail | None:
+    """Return how the run fails by this error; None if it is a response, or is retried."""
     if response_for_exception(ex.options, error) is not None:
-        return False
-    failure = failure_of_handler(error, ex.env.clock.now())
-    return not failure.retriable or ex.run.failures >= ex.run.retries
-
-
-def _final(error: Exception) -> Exception:
-    """Return an error that is not retried, for one on the handler's last attempt."""
-    final = NonRetriableError(describe(error))
-    final.__cause__ = error
-    return final
+        return None
+    now = ex.env.clock.now()
+    raised = HandlerRaised(failure=failure_of_handler(error, now), u=0.0, started_at=ex.started_at)
+    commands = advance(ex.run, raised, now, ex.env.policy).commands
+    return next((each for each in commands if isinstance(each, Fail)), None)
 
 
 def check_cancel(record: RunRecord) -> None:
@@ -320,4 +264,4 @@ def _first_undone(record: RunRecord) -> str | None:
     names += [pending.op.name for pending in record.pending]
     undone = {name.removeprefix(_PREFIX) for name in names if name.startswith(_PREFIX)}
     done = sorted(record.memos, key=lambda memo: memo.completion_no)
-    return next((memo.op.name for memo in done if memo.op.name in {*undone, _FAILED}), None)
+    return next((memo.op.name for memo in done if memo.op.name in {*undone, FAILED}), None)

@@ -272,6 +272,8 @@ def advance(run: Run, happened: Input, now: int, policy: RetryPolicy) -> Transit
             return _fail(run, "endpoint-missing", "EndpointMissing", text)
         case TimedOut():
             return _timed_out(run, now)
+        case Undone(fail=Fail() as fail):
+            return Transition(_go(run, Trigger.FAIL), (fail,))
         case Undone():
             return Transition(_go(run, Trigger.CANCEL), (EndCancelled(),))
     assert_never(happened)

@@ -13,6 +13,8 @@ __all__ = ["StepIds", "hash_step_id", "op_named"]
 _LONGEST = 255
 #: In the Inngest protocol, the hash of this id means the end of the run.
 _RESERVED = "complete"
+#: So begin the names of the engine's own steps, which undo others.
+_OWN = ("(failed)", "(undo) ")
 
 
 def hash_step_id(id: str) -> str:
@@ -59,6 +61,11 @@ class StepIds:
             id = _check_id(id)
         if id == _RESERVED:
             raise StepArgumentError(f"the step id {_RESERVED!r} is reserved for the end of the run")
+        if id[0] == "(" and id.startswith(_OWN):
+            raise StepArgumentError(
+                f"step id {id!r}: ids that begin with {_OWN[0]!r} or {_OWN[1]!r} are reserved for "
+                "undoing"
+            )
         if id not in self._owners:
             # One atomic call decides between threads.
             if self._owners.setdefault(id, branch) is not branch:

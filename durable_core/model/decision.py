@@ -294,7 +294,9 @@ class TimedOut:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Undone:
-    """The steps of a cancelled run have been undone."""
+    """The steps of a run have been undone: it fails so, or else was cancelled."""
+
+    fail: Fail | None = None
 
 
 Input = (

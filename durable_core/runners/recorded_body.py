@@ -24,7 +24,7 @@ from typing import Any, ClassVar, cast
 from durable_core.commit_queue import CommitFuture
 from durable_core.errors import ControlSignal, StoreError
 from durable_core.flow.driver import drive_async, drive_sync
-from durable_core.flow.effects import AwaitDurable, Effect, Flow, Notify, Submit
+from durable_core.flow.effects import AwaitDurable, DrainSteps, Effect, Flow, Notify, Submit
 from durable_core.flow.execution import Execution, StoredExecution
 from durable_core.flow.handler import finish_streaming
 from durable_core.http.response import Response
@@ -126,6 +126,8 @@ class _BodyRecorder:
             if isinstance(effect, Notify):
                 self._observers.perform(effect)
                 return None
+            if isinstance(effect, DrainSteps):
+                return None  # the handler has ended
             assert isinstance(effect, Submit)  # recording an end asks for nothing else
             after = cast("tuple[CommitFuture[CheckpointResult], ...]", effect.after)
             return self._queue.submit(effect.write, after)

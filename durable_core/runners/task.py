@@ -392,7 +392,7 @@ class TaskRun:
                 if self.ex.may_undo:
                     await tasks.watch(self._undo(scope, error), RunTask())
                 raise
-            if self.ex.undos:
+            if self.ex.undos or self.ex.run.undoable:
                 await tasks.watch(self._undo(scope, None), RunTask())
         except Exception as error:
             outcome = self._handler_raised(error)
@@ -416,12 +416,17 @@ class TaskRun:
         return outcome
 
     async def _undo(self, scope: RunScope, error: Exception | None) -> None:
-        """Undo the steps of a run that fails, and raise the error with which it does."""
+        """Undo the steps of a run if it fails by this error, or by a time-out around a step.
+
+        Raises:
+            WaitInterruptedError: there was such a time-out, whatever the handler has made of it.
+        """
         from durable_core.flow.undo import undo  # few handlers need it
 
-        failed = await scope.drive(undo(self.ex, self.flows, error))
-        if failed is not None and failed is not error:
-            raise failed
+        interrupted, self._interrupted = self._interrupted, None  # else no step that undoes begins
+        await scope.drive(undo(self.ex, self.flows, interrupted or error))
+        if interrupted is not None and interrupted is not error:
+            raise interrupted
 
     def _refuse_unawaited(self, outcome: Outcome | Unwound) -> Outcome | Unwound:
         """Make a failure of a handler that has ended before a step that it has called.

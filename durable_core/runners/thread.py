@@ -339,7 +339,7 @@ class ThreadRun:
                 if self.ex.may_undo:
                     self._undo(error)
                 raise
-            if self.ex.undos:
+            if self.ex.undos or self.ex.run.undoable:
                 self._undo(None)
         except ControlSignal:
             return Unwound()
@@ -350,13 +350,11 @@ class ThreadRun:
         return Returned(value)
 
     def _undo(self, error: Exception | None) -> None:
-        """Undo the steps of a run that fails, and raise the error with which it does."""
+        """Undo the steps of a run if it fails by this error of its handler."""
         from durable_core.flow.undo import undo  # few handlers need it
 
         scope: Any = current_run()
-        failed = scope.drive(undo(self.ex, self.flows, error))
-        if failed is not None and failed is not error:
-            raise failed
+        scope.drive(undo(self.ex, self.flows, error))
 
     def _handler_raised(self, error: BaseException) -> Outcome | Unwound:
         if is_crash(error):
