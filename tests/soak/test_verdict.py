@@ -161,6 +161,20 @@ def test_a_freeze_between_the_look_at_the_lease_and_the_function() -> None:
     assert 1 == tally.in_the_gap
 
 
+def test_a_freeze_between_the_time_of_a_line_and_the_line() -> None:
+    """The time of the line is before the freeze, and the line is in the journal after it."""
+    story = Story().enter().step("p-0", "a").ask("p-1").chaos("freeze").enter("y", 2)
+    story.chaos("thaw").function("p-1", "b").end("p-1", "b").told(200, GOOD)
+    [begun] = [
+        each for each in story.lines if each.get("attempt") == "b" and each["what"] == "begin"
+    ]
+    [frozen] = [each for each in story.lines if each["what"] == "freeze"]
+    begun["at"] = frozen["at"] - 0.5
+    violations, tally = judge(story.lines, stored())
+    assert [] == violations
+    assert 1 == tally.in_the_gap
+
+
 def test_a_freeze_there_excuses_a_step_that_ran_again() -> None:
     """The other process has gone on, past this step, before the frozen one calls its function."""
     story = Story().enter().ask("p-0").chaos("freeze").enter("y", 2)

@@ -86,22 +86,22 @@ class _Downtime:
 
     kills: list[tuple[str, float]] = field(default_factory=list)
     stops: list[tuple[str, float]] = field(default_factory=list)
-    freezes: dict[int, list[tuple[float, float]]] = field(default_factory=dict)
+    freezes: dict[int, list[tuple[int, int]]] = field(default_factory=dict)
 
     @classmethod
     def of(cls, lines: Iterable[Line]) -> _Downtime:
         self = cls()
-        frozen: dict[int, float] = {}
-        for line in lines:
+        frozen: dict[int, int] = {}
+        for place, line in enumerate(lines):
             match line["what"]:
                 case "kill" | "found-dead" | "would-not-stop":
                     self.kills.append((line["server"], line["at"]))
                 case "terminate" | "stopped":
                     self.stops.append((line["server"], line["at"]))
                 case "freeze":
-                    frozen[line["target"]] = line["at"]
+                    frozen[line["target"]] = place
                 case "thaw":
-                    span = frozen.pop(line["target"]), line["at"]
+                    span = frozen.pop(line["target"]), place
                     self.freezes.setdefault(line["target"], []).append(span)
         return self
 
@@ -114,10 +114,14 @@ class _Downtime:
         gone = (*self.stops, *self.kills)
         return any(url.startswith(server) and begin - 30 <= at <= end for server, at in gone)
 
-    def fell_between(self, pid: int, begin: float, end: float) -> bool:
-        """Return whether a process was frozen after the one moment and thawed before the other."""
+    def fell_between(self, pid: int, begin: int, end: int) -> bool:
+        """Return whether a process was frozen after the one line and thawed before the other.
+
+        The places of the lines tell. A process may be frozen when it has read the time of a line
+        and has not written the line yet.
+        """
         spans = self.freezes.get(pid, ())
-        return any(begin <= frozen and thawed <= end for frozen, thawed in spans)
+        return any(begin < frozen and thawed < end for frozen, thawed in spans)
 
 
 class _Trip:
@@ -130,6 +134,12 @@ class _Trip:
         self.program: Program = load(sent["program"])
         self.before = predecessors(self.program, sequential=sent["kind"] == "sync")
         self.lines: list[Line] = []
+        self.places: list[int] = []  # of these lines in the journal
+
+    def add(self, line: Line, place: int) -> None:
+        """Add the line at that place of the journal."""
+        self.lines.append(line)
+        self.places.append(place)
 
     def of_kind(self, *kinds: str) -> Iterator[Line]:
         return (line for line in self.lines if line["what"] in kinds)
@@ -143,11 +153,11 @@ def judge(lines: Sequence[Line], store: StoreFacts) -> tuple[list[Violation], Ta
         store: what is in the store after all runs had time to end.
     """
     trips: dict[str, _Trip] = {}
-    for line in lines:
+    for place, line in enumerate(lines):
         if line["what"] == "sent":
             trips[line["trip"]] = _Trip(line)
         elif "trip" in line:
-            trips[line["trip"]].lines.append(line)
+            trips[line["trip"]].add(line, place)
     down = _Downtime.of(lines)
     tally = _count(lines)
     owners = {
@@ -307,21 +317,23 @@ class _LateBegin:
 
 def _late_begins(trip: _Trip, down: _Downtime) -> Iterator[_LateBegin]:
     order: list[str] = []
-    last: dict[tuple[str, str], Line] = {}
+    last: dict[tuple[str, str], tuple[Line, int]] = {}
     ended: set[tuple[str, str]] = set()
-    for line in trip.of_kind("enter", "ask", "begin", "fail", "end"):
+    for line, place in zip(trip.lines, trip.places, strict=True):
+        if line["what"] not in ("enter", "ask", "begin", "fail", "end"):
+            continue
         execution = line["execution"]
         if line["what"] == "enter":
             order.append(execution)
         elif line["what"] == "begin" and execution != order[-1]:
-            before = last[execution, line["path"]]
-            is_frozen = down.fell_between(line["pid"], before["at"], line["at"])
+            before, begun = last[execution, line["path"]]
+            is_frozen = down.fell_between(line["pid"], begun, place)
             may_begin = before["what"] != "begin" and (execution, line["path"]) not in ended
             yield _LateBegin(line, order[-1], is_frozen and may_begin)
         if line["what"] == "end":
             ended.add((execution, line["path"]))
         elif "path" in line:
-            last[execution, line["path"]] = line
+            last[execution, line["path"]] = line, place
 
 
 def _judge_begins(trip: _Trip, down: _Downtime, tally: Tally) -> Iterator[Violation]:
