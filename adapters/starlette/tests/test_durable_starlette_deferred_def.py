@@ -351,6 +351,7 @@ def test_dependencies_and_background_tasks(
 
     with TestClient(app) as client:
         assert "session" == client.get("/").json()
+        until(lambda: len(log) == 4)
     assert {"open", "close", "handler"} == {each for each in log if isinstance(each, str)}
     assert ["completed"] * steps in log
     assert 4 == len(log)
