@@ -283,17 +283,29 @@ class Scheduler:
             expires_at=self._expiry(),
             app=self._host.env.app,
         )
+        begun = self._host.env.clock.elapsed()
         self._host.queue.execute(Register(worker=worker))
         self._host.owner = owner
+        self._extend_certainty(begun)
 
     def _expiry(self) -> int:
         """Return the end of a lease that is renewed now."""
         now = self._host.store.now(self._host.env.clock.now())
         return now + int(self._host.settings.lease * 1000)
 
+    def _extend_certainty(self, renewed_at: float) -> None:
+        """Note a lease that begins at that time, by ``Clock.elapsed``, or later.
+
+        It counts as certain for less than it lasts: a step begins a moment after it was looked at.
+        """
+        env = self._host.env
+        env.lease.certain_until = renewed_at + self._host.settings.lease - env.lease_check_age
+
     def _renew_leases(self) -> None:
+        begun = self._host.env.clock.elapsed()
         heartbeat = Heartbeat(id=self._host.owner, expires_at=self._expiry())
         if self._host.queue.execute(heartbeat):
+            self._extend_certainty(begun)
             self._note_renewal()
             return
         logger.warning(
@@ -301,6 +313,7 @@ class Scheduler:
             "under a new name"
         )
         reaped = self._host.owner
+        self._host.env.lease.lost.add(reaped)
         self.register()
         for live in self._host.live.all():
             ex = live.ex
@@ -310,7 +323,18 @@ class Scheduler:
                 else:  # without a record there is nothing that another process could have taken
                     ex.owner = self._host.owner
         # Frees runs that began under the old name after it was reaped.
-        self._host.queue.execute(Unregister(id=reaped, now=self._host.env.clock.now()))
+        freed = self._host.queue.execute(Unregister(id=reaped, now=self._host.env.clock.now()))
+        self._close_freed(freed)
+
+    def _close_freed(self, run_ids: Iterable[str]) -> None:
+        """Close the executions, in this process, of runs that nobody holds now.
+
+        They began under a name that was not valid any more, and the process did not know that yet.
+        """
+        for run_id in run_ids:
+            live = self._host.live.get(run_id)
+            if live is not None:
+                live.lease_lost()
 
     def _note_renewal(self) -> None:
         """Keep the other processes for a while if this one could not renew its own lease for long.
@@ -371,6 +395,7 @@ class Scheduler:
         freed = self._host.queue.execute(reap)
         if freed:
             logger.warning("took %d runs over from dead processes", len(freed))
+            self._close_freed(freed)
         if reap.ids:
             self._refresh_workers()
 

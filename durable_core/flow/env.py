@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
@@ -13,7 +14,7 @@ if TYPE_CHECKING:
     from durable_core.ports import Clock, Ids
     from durable_core.ports.observer import Observer
 
-__all__ = ["AppConfig", "Limits"]
+__all__ = ["AppConfig", "Limits", "ProcessLease"]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -74,6 +75,19 @@ class Limits:
                 raise ValueError(f"Limits.{name} must be an int of 1 or more, not {value!r}")
 
 
+@dataclass(slots=True)
+class ProcessLease:
+    """What this process knows of the lease under which it holds runs.
+
+    Attributes:
+        certain_until: until then, by ``Clock.elapsed``, no other process can have taken its runs.
+        lost: the names under which it held runs when others took them.
+    """
+
+    certain_until: float = math.inf
+    lost: set[str] = field(default_factory=set)
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class AppConfig:
     """The configuration that all flows of one application share.
@@ -85,6 +99,7 @@ class AppConfig:
         token_ttl: how long a token is valid, milliseconds.
         lease_check_age: a step begins only if the process held the run at most this long ago,
             seconds. It is well below the time after which a lease may be taken over.
+        lease: the lease of this process; whoever renews it changes this.
         debug: show stack traces in problem documents.
         observers: who is notified of what happens to runs, beside the log.
         public_url: scheme and authority under which clients reach the application; None takes
@@ -101,6 +116,7 @@ class AppConfig:
     limits: Limits = field(default_factory=Limits)
     token_ttl: int = 7 * 24 * 3_600_000
     lease_check_age: float = 1.0
+    lease: ProcessLease = field(default_factory=ProcessLease)
     debug: bool = False
     public_url: str | None = None
     observers: tuple[Observer, ...] = ()

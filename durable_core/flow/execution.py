@@ -624,6 +624,20 @@ class StoredExecution(Execution):
             self._last_completion_no = max(memo.completion_no for memo in memos)
             self._size = sum(utf8_size(memo.value) for memo in memos)
 
+    def was_held_lately(self) -> bool:
+        """Tell whether the process held the run a moment ago, and nobody can have taken it since.
+
+        That a write was accepted is not enough. If the lease of the process has expired, others
+        may take the run at any moment after the write.
+        """
+        env = self.env
+        now, lease = env.clock.elapsed(), env.lease
+        return (
+            now - self.checked_at <= env.lease_check_age
+            and now <= lease.certain_until
+            and self.owner not in lease.lost
+        )
+
     def next_completion_no(self) -> int:
         """Return the number of the op that finishes now."""
         self._last_completion_no += 1

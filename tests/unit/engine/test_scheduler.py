@@ -184,6 +184,53 @@ def test_process_that_was_buried_goes_on_under_a_new_name(
     assert {"first": 1, "last": 1} == ledger.counts()
 
 
+def test_a_step_looks_at_a_lease_that_may_have_expired() -> None:
+    """A write was accepted a moment ago, and another process has taken the run since."""
+    clock, ledger = FakeClock(), Ledger()
+    with lab(clock=clock) as process:
+
+        def handler(request: Request) -> object:
+            node = process.engine.worker
+            assert node is not None
+            if node.scheduler.alive:
+                node.scheduler.stop()
+                clock.advance(node.settings.lease)
+            sync_step.run("first", ledger.did, "first", 1)
+            # In the queue it comes after the result of the first step.
+            node.queue.execute(ReapWorkers(ids=(node.owner,), now=clock.now()))
+            return sync_step.run("second", ledger.did, "second", "end")
+
+        process.endpoint(handler).handle(request())
+        assert {"first": 1} == ledger.counts()
+
+
+@pytest.mark.parametrize("by", ["this process", "another process"])
+def test_a_run_that_begins_under_a_lost_name(by: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """It began as the process learned that it had lost the name; nobody holds it, once stored."""
+    clock, ledger = FakeClock(), Ledger()
+    with lab(clock=clock) as process:
+
+        def handler(request: Request) -> object:
+            node = process.engine.worker
+            assert node is not None
+            scheduler = node.scheduler
+            scheduler.stop()
+            process.store.commit([ReapWorkers(ids=(node.owner,), now=clock.now())], wait=1.0)
+            with monkeypatch.context() as patch:
+                patch.setattr(type(node.live), "all", lambda live: [])  # it is not live yet
+                scheduler._renew_leases()
+            sync_step.run("first", ledger.did, "first", 1)
+            sync_step.run("second", ledger.did, "second", 1)
+            if by == "this process":
+                scheduler._reap_unowned()
+            else:
+                node.queue.execute(ReapWorkers(ids=(), now=clock.now(), orphans=True))
+            return sync_step.run("third", ledger.did, "third", "end")
+
+        process.endpoint(handler).handle(request())
+        assert {"first": 1, "second": 1} == ledger.counts()
+
+
 def test_process_that_was_buried_claims_nothing_under_its_old_name(clock: FakeClock) -> None:
     """It registers anew when a claim is refused, without waiting for its next heartbeat."""
     ledger = Ledger()
