@@ -454,7 +454,9 @@ def test_authorize_raises_what_its_framework_raises(face: str) -> None:
     assert (401, b"no key") == (answer.status, answer.body)
 
 
-@pytest.mark.parametrize("handler", [Mock(), AsyncMock(), len], ids=["mock", "async mock", "built in"])
+@pytest.mark.parametrize(
+    "handler", [Mock(), AsyncMock(), len], ids=["mock", "async mock", "built in"]
+)
 def test_a_handler_that_is_no_python_function(handler: Any) -> None:
     """A test may use a mock, and a function may be written in C."""
     with lab() as process:
