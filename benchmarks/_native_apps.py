@@ -1,8 +1,9 @@
-"""The applications of ``native.py``, each in two forms: as it is, and with durable handlers.
+"""The applications of ``native.py``: as they are, written by hand, and with durable handlers.
 
-``/N`` has N steps; those of a bare handler are plain calls. The bare form is an application that
-knows nothing of Durable: our layer, our middleware and our look at the tasks of the event loop
-would cost its handlers something, too.
+``/N`` has N steps; those of a bare handler are plain calls, and those of the floor are stored by
+hand. These two forms know nothing of Durable: our layer, our middleware and our look at the tasks
+of the event loop would cost their handlers something, too. Those below ``/bare`` do pay for that:
+they are bare handlers of an application that has durable ones.
 """
 
 from __future__ import annotations
@@ -15,24 +16,27 @@ from typing import Any, TypeVar
 
 import django
 import flask
+from _floor import Floor
 from django.conf import settings
 from django.core.asgi import get_asgi_application
 from django.core.wsgi import get_wsgi_application
 from django.http import HttpRequest, JsonResponse
 from django.urls import path
 from fastapi import FastAPI
+from fastapi import Request as FastAPIRequest
 
 import durable_django
 import durable_flask
 import durable_starlette
-from durable_core import Durable, step
+from durable_core import Durable, Request, Response, step
 from durable_core.sync import step as sync_step
 
-__all__ = ["FOLDER", "IS_BARE", "STEPS", "django_asgi", "django_wsgi", "fastapi_app", "flask_app"]
+__all__ = ["FOLDER", "FORM", "STEPS", "django_asgi", "django_wsgi", "fastapi_app", "flask_app"]
 
 FOLDER = "BENCH_FOLDER"
-IS_BARE = "BENCH_IS_BARE"
-STEPS = (0, 1, 3)
+#: ``bare``, ``floor`` (FastAPI's ``async def`` handlers alone) or ``ours``.
+FORM = "BENCH_FORM"
+STEPS = (0, 1, 3, 10)
 
 HandlerT = TypeVar("HandlerT", bound=Callable[..., Any])
 
@@ -50,8 +54,8 @@ async def _work_async(number: int) -> int:
 
 
 def _durable(adapter: Any) -> Durable[Any] | None:
-    """Return what makes handlers durable; None if they are to be bare."""
-    if os.environ[IS_BARE] == "yes":
+    """Return what makes handlers durable; None if they are not to be."""
+    if os.environ[FORM] != "ours":
         return None
     store = Path(os.environ[FOLDER]) / "ours.db"
     return Durable(id="bench", endpoint_adapter=adapter, store=store)
@@ -59,6 +63,8 @@ def _durable(adapter: Any) -> Durable[Any] | None:
 
 def fastapi_app() -> FastAPI:
     """Return the application for uvicorn; ``def`` handlers are below ``/def``."""
+    if os.environ[FORM] == "floor":
+        return _fastapi_floor()
     durable = _durable(durable_starlette.endpoint_adapter)
     app = FastAPI() if durable is None else FastAPI(lifespan=durable.lifespan)
     for steps in STEPS:
@@ -68,6 +74,16 @@ def fastapi_app() -> FastAPI:
         else:
             app.get(f"/{steps}")(durable.endpoint(_with_steps_async(steps)))
             app.get(f"/def/{steps}")(durable.endpoint(_with_steps(steps)))
+            app.get(f"/bare/{steps}")(_bare_async(steps))
+            app.get(f"/bare/def/{steps}")(_bare(steps))
+    return app
+
+
+def _fastapi_floor() -> FastAPI:
+    floor = Floor(Path(os.environ[FOLDER]) / "floor.db")
+    app = FastAPI()
+    for steps in STEPS:
+        app.get(f"/{steps}")(_floor_async(floor, steps))
     return app
 
 
@@ -81,6 +97,8 @@ def flask_app() -> flask.Flask:
     for steps in STEPS:
         handler = _bare(steps) if durable is None else durable.endpoint(_with_steps(steps))
         app.get(f"/{steps}")(handler)
+        if durable is not None:
+            app.get(f"/bare/{steps}")(_bare(steps))
     return app
 
 
@@ -141,6 +159,26 @@ def _bare_async(steps: int) -> Callable[[], Any]:
         return {"sum": sum([await _work_async(number) for number in range(steps)])}
 
     return _named(handler, f"bare_async_{steps}")
+
+
+def _floor_async(floor: Floor, steps: int) -> Callable[[FastAPIRequest], Any]:
+    async def handler(request: FastAPIRequest) -> dict[str, int]:
+        headers = [(name.decode(), value.decode()) for name, value in request.headers.raw]
+        asked = Request(method=request.method, url=str(request.url), headers=headers)
+        run_id, done = floor.start("floor"), []
+        for number in range(steps):
+            done.append(await _work_async(number))
+            is_last = number == steps - 1
+            await floor.step_async(
+                run_id,
+                number,
+                done[-1],
+                request=None if number else asked,
+                response=Response.json({"sum": sum(done)}) if is_last else None,
+            )
+        return {"sum": sum(done)}
+
+    return _named(handler, f"floor_async_{steps}")
 
 
 def _with_steps_async(steps: int) -> Callable[[], Any]:

@@ -1,7 +1,10 @@
 """Requests per second, and processor time, of handlers that stay those of their framework.
 
-Each handler is served by two processes, as it is by one and durable by the other, and the two take
-turns. The first one knows nothing of Durable.
+Each handler is served by two processes, as it is by one and durable by the other, and they take
+turns. The first one knows nothing of Durable. With ``--floor`` it stores its steps by hand (see
+``_floor.py``); that is for the ``async def`` handlers of FastAPI. With ``--beside`` both are of one
+application, in one process, for FastAPI and Flask: what Durable costs all handlers of an
+application is left out.
 FastAPI, and Django with coroutines, are served by uvicorn; Flask, and Django with plain views, by
 waitress. Ratios are medians over the turns. The processor time is that of the server's process for
 one request: unlike the rate, it hardly depends on what else the machine does. It is read from
@@ -32,7 +35,7 @@ from _measure import (
     show,
     work_folder,
 )
-from _native_apps import FOLDER, IS_BARE, STEPS
+from _native_apps import FOLDER, FORM, STEPS
 
 _UVICORN = "-m uvicorn --port {port} --log-level warning --no-access-log --factory _native_apps:"
 _WAITRESS = "-m waitress --threads=64 --listen=127.0.0.1:{port} --call _native_apps:"
@@ -64,8 +67,8 @@ class _Server(NamedTuple):
 
 
 @contextmanager
-def _served(framework: str, folder: Path, *, is_bare: bool) -> Iterator[_Server]:
-    """Serve the application of a framework."""
+def _served(framework: str, folder: Path, form: str) -> Iterator[_Server]:
+    """Serve the application of a framework in one of its forms."""
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
         port: int = free.getsockname()[1]
@@ -74,7 +77,7 @@ def _served(framework: str, folder: Path, *, is_bare: bool) -> Iterator[_Server]
         **os.environ,
         "PYTHONPATH": str(Path(__file__).parent),
         FOLDER: str(folder),
-        IS_BARE: "yes" if is_bare else "no",
+        FORM: form,
     }
     command = [sys.executable, *_SERVERS[framework].format(port=port).split()]
     process = subprocess.Popen(command, env=environment, cwd=folder)
@@ -105,31 +108,42 @@ def _turn(server: _Server, spent: list[float], path: str, clients: int, seconds:
 
 
 def _rows(
-    kinds: Sequence[str], steps_of: Sequence[int], seconds: float, rounds: int, folder: Path
+    kinds: Sequence[tuple[str, str, str]],
+    steps_of: Sequence[int],
+    seconds: float,
+    rounds: int,
+    folder: Path,
+    *,
+    other: str,
+    is_beside: bool,
 ) -> Iterator[list[object]]:
-    for framework in kinds:
+    for framework in dict.fromkeys(of for of, _, _ in kinds):
         with (
-            _served(framework, folder / f"{framework}-bare", is_bare=True) as bare,
-            _served(framework, folder / framework, is_bare=False) as ours,
+            _served(framework, folder / f"{framework}-{other}", other) as bare,
+            _served(framework, folder / framework, "ours") as ours,
         ):
-            for of, handler, prefix in _KINDS:
+            for of, handler, prefix in kinds:
                 if of != framework:
                     continue
                 for steps in steps_of:
+                    path = f"{prefix}/{steps}"
+                    subjects = {
+                        "bare": (ours, f"/bare{path}") if is_beside else (bare, path),
+                        "ours": (ours, path),
+                    }
                     for clients in (1, 16):
-                        servers = {"bare": bare, "ours": ours}
-                        row = _row(servers, f"{prefix}/{steps}", clients, seconds, rounds)
+                        row = _row(subjects, clients, seconds, rounds)
                         yield [framework, handler, steps, clients, *row]
 
 
 def _row(
-    servers: Mapping[str, _Server], path: str, clients: int, seconds: float, rounds: int
+    subjects: Mapping[str, tuple[_Server, str]], clients: int, seconds: float, rounds: int
 ) -> tuple[float, ...]:
-    spent: dict[str, list[float]] = {name: [] for name in servers}
+    spent: dict[str, list[float]] = {name: [] for name in subjects}
     bursts = interleaved(
         {
             name: partial(_turn, server, spent[name], path, clients, seconds)
-            for name, server in servers.items()
+            for name, (server, path) in subjects.items()
         },
         rounds,
     )
@@ -149,14 +163,25 @@ def main() -> None:
     """Measure, print, and write the figures to a file if one was named."""
     parser = arguments(__doc__)
     parser.add_argument("--framework", choices=sorted(_SERVERS), nargs="+")
-    parser.add_argument("--steps", type=int, choices=STEPS, nargs="+", default=STEPS)
+    parser.add_argument("--steps", type=int, choices=STEPS, nargs="+", default=STEPS[:3])
+    parser.add_argument("--floor", action="store_true", help="against steps stored by hand")
+    parser.add_argument("--beside", action="store_true", help="both in one process")
     options = parser.parse_args()
+    if options.floor and options.framework not in (None, ["fastapi"]):
+        parser.error("--floor is for fastapi")
+    if options.beside and not {"fastapi", "flask"}.issuperset(options.framework or ["django"]):
+        parser.error("--beside is for --framework fastapi and flask")
+    if options.beside and options.floor:
+        parser.error("either --floor or --beside")
     seconds, rounds = (0.5, 5) if options.quick else (1.0, 15)
     with work_folder(options.folder) as folder:
         facts = machine(folder)
-        kinds = options.framework or sorted(_SERVERS)
-        rows = list(_rows(kinds, options.steps, seconds, rounds, folder))
-    show("native handlers (o: ours, b: bare)", _HEAD, rows)
+        frameworks = options.framework or sorted(_SERVERS)
+        kinds = _KINDS[:1] if options.floor else [each for each in _KINDS if each[0] in frameworks]
+        other = "floor" if options.floor else "bare"
+        how = options.steps, seconds, rounds, folder
+        rows = list(_rows(kinds, *how, other=other, is_beside=options.beside))
+    show(f"native handlers (o: ours, b: {other})", _HEAD, rows)
     figures = [dict(zip(_HEAD, row, strict=True)) for row in rows]
     save_json(options.json, {"machine": facts, "figures": figures})
 
