@@ -354,6 +354,7 @@ def _buried_after_its_first_step(process: Lab, store: WatchedStore) -> Handler:
     return handler
 
 
+@pytest.mark.slow
 def test_a_lease_is_lost_before_the_run_is_stored() -> None:
     """The client of a stream reads on once the run is there, to the response."""
     store = WatchedStore()

@@ -582,6 +582,7 @@ def test_a_failed_child_is_not_retried() -> None:
         assert "completed" == runs.wait(copy, timeout="20s").status
 
 
+@pytest.mark.slow
 @both
 @pytest.mark.parametrize("crashes", [False, True])
 def test_the_child_of_a_branch_that_has_lost_is_cancelled(
