@@ -1,4 +1,5 @@
-"""What clients are made of: the events of a run's stream, the decoder of their bytes, and headers.
+"""What clients are made of: the events of a run's stream, the decoder of their bytes, headers, and
+the kind of an HTTP client.
 
 ``durable_client`` is made of it. It loads nothing that serves or executes.
 """
@@ -17,6 +18,7 @@ from durable_core.codec.stream_events import (
     load_stream_event,
 )
 from durable_core.duration import Duration, parse_duration
+from durable_core.http.client_kind import is_client_of_kind
 from durable_core.http.headers import TOKEN, HeaderFields, Headers
 
 __all__ = [
@@ -34,6 +36,7 @@ __all__ = [
     "SSEDecoder",
     "ServerSentEvent",
     "StreamEvent",
+    "is_client_of_kind",
     "load_stream_event",
     "may_begin",
     "parse_duration",

@@ -7,7 +7,6 @@ The core has no client of its own: where none is given, ``durable_client`` has t
 from __future__ import annotations
 
 import hashlib
-import inspect
 import socket
 import threading
 import time
@@ -30,6 +29,7 @@ from durable_core.flow.attempt import Call, StepAttempt
 from durable_core.flow.effects import Flow
 from durable_core.flow.scope import CURRENT_RUN, HandlerKind, RunScope
 from durable_core.flow.step_options import StepOptions
+from durable_core.http.client_kind import is_client_of_kind
 from durable_core.http.headers import TOKEN, HeaderFields, Headers
 from durable_core.http.response import FetchedResponse
 from durable_core.model.run import Run
@@ -400,23 +400,11 @@ def check_client(client: object, *, is_async: bool) -> None:
             f"client must have build_request and send, as an httpx client has; "
             f"{type(client).__name__} has not"
         )
-    if not _is_of_kind(client, send, is_async):
+    if not is_client_of_kind(client, is_async=is_async):
         needed = "an asynchronous client, such as httpx.AsyncClient, in 'async def' handlers"
         if not is_async:
             needed = "a plain client, such as httpx.Client, in 'def' handlers"
         raise TypeError(f"client must be {needed}, not {type(client).__name__}")
-
-
-def _is_of_kind(client: object, send: Callable[..., object], is_async: bool) -> bool:
-    """Tell whether a client is for this kind of call, as far as one can see before it.
-
-    A client that is a context of one kind, as those of ``httpx`` are, is of that kind. In a wrapper
-    that is none, ``send`` may be a plain function that returns the coroutine of another client.
-    """
-    is_plain, is_asynchronous = hasattr(client, "__enter__"), hasattr(client, "__aenter__")
-    if is_plain is not is_asynchronous:
-        return is_asynchronous is is_async
-    return is_async or not inspect.iscoroutinefunction(send)
 
 
 def _check_url(url: object) -> str:

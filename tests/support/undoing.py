@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import threading
 from collections.abc import Callable
 from typing import Any
 
@@ -12,7 +13,7 @@ from durable_core.http.request import Request
 from durable_core.http.response import Response
 from support.harness import Ledger
 
-__all__ = ["RELEASED", "RESERVED", "Shop", "decoded"]
+__all__ = ["RELEASED", "RESERVED", "Shop", "SlowShop", "decoded"]
 
 
 def decoded(response: Response) -> Any:
@@ -57,6 +58,26 @@ class Shop:
     def fails(self) -> None:
         """Fail for good."""
         raise NonRetriableError("no money", public="the card is refused")
+
+
+class SlowShop(Shop):
+    """To reserve b takes until it may go on.
+
+    Attributes:
+        inside: step b has begun.
+        go_on: lets it end.
+    """
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.inside, self.go_on = threading.Event(), threading.Event()
+
+    def reserve(self, name: str) -> str:
+        """Reserve something."""
+        if name == "b":
+            self.inside.set()
+            assert self.go_on.wait(20)
+        return super().reserve(name)
 
 
 RESERVED = {f"reserve {name}": 1 for name in "abc"}

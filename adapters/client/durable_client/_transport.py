@@ -6,9 +6,8 @@ object of either library can be used.
 
 from __future__ import annotations
 
-import inspect
 import sys
-from collections.abc import AsyncIterable, AsyncIterator, Callable, Iterable, Iterator, Mapping
+from collections.abc import AsyncIterable, AsyncIterator, Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from functools import cache
 from ssl import SSLContext
@@ -17,7 +16,7 @@ from typing import Any, Protocol, TypeAlias
 import httpx2
 
 from durable_client._follow import Open
-from durable_core.clients import Headers
+from durable_core.clients import Headers, is_client_of_kind
 from durable_core.errors import (
     ConnectFailedError,
     ConnectionLostError,
@@ -296,21 +295,9 @@ def check_client(client: object, *, is_async: bool) -> None:
     build, send = getattr(client, "build_request", None), getattr(client, "send", None)
     if isinstance(client, type) or not callable(build) or not callable(send):
         raise TypeError(f"client must be a client of httpx2 or httpx, not {client!r}")
-    if not _is_of_kind(client, send, is_async):
+    if not is_client_of_kind(client, is_async=is_async):
         kind, name = ("an AsyncClient", "_async") if is_async else ("a Client", "")
         raise TypeError(f"fetch_with_stream{name} needs {kind}, not {type(client).__name__}")
-
-
-def _is_of_kind(client: object, send: Callable[..., object], is_async: bool) -> bool:
-    """Tell whether a client is for this kind of call, as far as one can see before it.
-
-    A client that is a context of one kind, as those of ``httpx`` are, is of that kind. In a wrapper
-    that is none, ``send`` may be a plain function that returns the coroutine of another client.
-    """
-    is_plain, is_asynchronous = hasattr(client, "__enter__"), hasattr(client, "__aenter__")
-    if is_plain is not is_asynchronous:
-        return is_asynchronous is is_async
-    return is_async or not inspect.iscoroutinefunction(send)
 
 
 def checked_headers(fields: Any) -> Headers:

@@ -5,7 +5,6 @@ from __future__ import annotations
 import asyncio
 import functools
 import threading
-import time
 from collections.abc import Awaitable, Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
@@ -20,27 +19,11 @@ from durable_core.http.response import Response
 from durable_core.machine.retry import RetryPolicy
 from durable_core.ports import StoredResult
 from support.harness import FakeClock, Lab, WatchedStore, lab, request, until
-from support.undoing import Shop, decoded
+from support.undoing import SlowShop, decoded
 
 
-class Branches(Shop):
-    """A handler that fails while its step b is in progress.
-
-    Attributes:
-        inside: step b has begun.
-        go_on: lets it end.
-    """
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.inside, self.go_on = threading.Event(), threading.Event()
-
-    def reserve(self, name: str) -> str:
-        """Reserve something; b takes until it may go on."""
-        if name == "b":
-            self.inside.set()
-            assert self.go_on.wait(20)
-        return super().reserve(name)
+class Branches(SlowShop):
+    """A handler that fails while its step b is in progress."""
 
     async def book(self, *names: str) -> None:
         """Reserve one after the other."""
@@ -203,7 +186,7 @@ def test_what_waits_goes_on_waiting(kind: str) -> None:
         until(lambda: releases == 1 and process.suspended() > 1)
         before = process.suspended()
         pass_time(process, clock, 900)  # past the time of the wait, before that of the release
-        time.sleep(0.1)
+        process.durable.run_due(20)  # it returns when nothing is due
         assert before == process.suspended()
         pass_time(process, clock, 900)
         problem = decoded(process.follow(endpoint, first))

@@ -20,32 +20,19 @@ from durable_core.http.response import Response
 from durable_core.ports import StoredResult
 from durable_core.stores import SQLiteStore
 from support.harness import FakeClock, WatchedStore, lab, request, until
-from support.undoing import Shop, decoded
+from support.undoing import SlowShop, decoded
 
 
 class Odd(BaseException):
     """No exception that a handler should raise."""
 
 
-class Failing(Shop):
-    """Handlers that reserve a, and then fail, each in its way.
-
-    Attributes:
-        inside: step b has begun.
-        go_on: lets it end.
-    """
+class Failing(SlowShop):
+    """Handlers that reserve a, and then fail, each in its way."""
 
     def __init__(self) -> None:
         super().__init__()
-        self.inside, self.go_on = threading.Event(), threading.Event()
         self.booking: asyncio.Task[str] | None = None
-
-    def reserve(self, name: str) -> str:
-        """Reserve something; b takes until it may go on."""
-        if name == "b":
-            self.inside.set()
-            assert self.go_on.wait(20)
-        return super().reserve(name)
 
     def book(self, name: str) -> str:
         """Reserve in a step that can be undone."""
