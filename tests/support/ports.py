@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import os
 import socket
 import sys
+from pathlib import Path
 from types import TracebackType
 from typing import Self
 
-__all__ = ["ReservedPort", "has_ipv6"]
+__all__ = ["ReservedPort", "has_ipv6", "listening_ports"]
 
 
 class ReservedPort:
@@ -54,3 +56,15 @@ def has_ipv6() -> bool:
     except OSError:
         return False
     return True
+
+
+def listening_ports(pid: int) -> list[str]:
+    """Return the local addresses of TCP sockets of a process that listen."""
+    inodes = set()
+    for link in Path(f"/proc/{pid}/fd").iterdir():
+        target = os.readlink(link) if link.is_symlink() else ""
+        if target.startswith("socket:["):
+            inodes.add(target[8:-1])
+    lines = Path(f"/proc/{pid}/net/tcp").read_text().splitlines()[1:]
+    fields = [line.split() for line in lines]
+    return [each[1] for each in fields if each[3] == "0A" and each[9] in inodes]

@@ -13,6 +13,7 @@ from urllib.parse import urlsplit
 from durable_core import Durable, Event
 from durable_core.ports import StoredResult
 from support.harness import until
+from support.ports import listening_ports
 
 PROGRAM = """
 import os
@@ -84,7 +85,7 @@ def test_a_worker(tmp_path: Path) -> None:
             assert worker.stdout.readline().startswith("working for shop")
             store.send(Event("go"))
             until(lambda: [each.status for each in store.runs.list()] == ["completed"])
-            assert [] == _listening_ports(worker.pid)
+            assert [] == listening_ports(worker.pid)
             worker.send_signal(signal.SIGTERM)
             assert 0 == worker.wait(20)
         finally:
@@ -97,15 +98,3 @@ def test_a_worker(tmp_path: Path) -> None:
     assert ["ann", worker.pid, "opened"] == json.loads(result.body or b"")
     assert "durable-run" in urlsplit(asked.stdout).query
     store.stop()
-
-
-def _listening_ports(pid: int) -> list[str]:
-    """Return the local addresses of TCP sockets of a process that listen."""
-    inodes = set()
-    for link in Path(f"/proc/{pid}/fd").iterdir():
-        target = os.readlink(link) if link.is_symlink() else ""
-        if target.startswith("socket:["):
-            inodes.add(target[8:-1])
-    lines = Path(f"/proc/{pid}/net/tcp").read_text().splitlines()[1:]
-    fields = [line.split() for line in lines]
-    return [each[1] for each in fields if each[3] == "0A" and each[9] in inodes]
