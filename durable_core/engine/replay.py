@@ -150,7 +150,7 @@ def _stop(ex: _ReplayExecution, op: Op) -> Flow[None]:
     ex.unawaited.pop(op.id, None)
     ex.activity += 1
     ex.stopped_at = ex.stopped_at or op.name
-    ex.awaited[op.id] = op.name
+    ex.note_awaited(op)
     while True:
         yield from park(op.id, None)
         ex.check_open()

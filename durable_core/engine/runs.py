@@ -374,6 +374,7 @@ class RunManager(RunExecutor[StoredExecution]):
         self.capacity = Capacity(settings.worker_threads, settings.worker_tasks)
         self.late_ends = LateEnds(worker.workers, self._finish)
         self._worker = worker
+        self._open_stream = worker.streams.open  # each run has it: it is bound once
         self._has_children = False  # runs of this process have started others
         self._released: WeakSet[StoredExecution] = WeakSet()
         #: The runs that were left to other processes and logged.
@@ -397,7 +398,7 @@ class RunManager(RunExecutor[StoredExecution]):
         if worker.observers.watched:
             traceparent = traceparent_of(request.headers)
             run = worker.observers.in_trace(replace(run, traceparent=traceparent))
-        request.headers._on_sensitive = endpoint.warn_of_header
+        request.headers._on_sensitive = endpoint.on_sensitive_header
         return StoredExecution(worker.env, options, run, request, owner=worker.owner)
 
     @contextmanager
@@ -620,7 +621,7 @@ class RunManager(RunExecutor[StoredExecution]):
         """Note that a run is live, and may open its stream."""
         super().begin(run)
         streams = self._worker.streams
-        run.ex.stream_opener = streams.open
+        run.ex.stream_opener = self._open_stream
         if streams.logs:  # looked at last: a reader that joins from now on finds the opener
             streams.begin(run.ex)
 

@@ -87,8 +87,13 @@ _MOST_LABEL = 255
 _TRACE_FIELDS = frozenset({"traceparent"})
 
 
-#: Of an execution that replays nothing. It is never changed.
+#: Of an execution that replays nothing. It is never changed, nor are the next ones.
 _NOTHING: set[str] = set()
+
+#: Of an execution that parks no step and sends no event. Python's collector of cycles looks at each
+#: object of each run in progress, so what most runs do not need is made when it is needed.
+_NO_NAMES: dict[str, str] = {}
+_NO_NUMBERS: dict[str, int] = {}
 
 
 class ExecutionState(Enum):
@@ -196,7 +201,7 @@ class Execution:
         due_at_once: the handler was stopped although it could go on.
         in_flight: how many step functions are running.
         calls: the attempts whose functions are being called, by op id.
-        parked: ids of ops that wait for their time.
+        parked: how many ops wait for their time.
         unawaited: ops that the handler has asked for and not begun to await, by op id.
         awaited: names of all steps that have been parked, by op id. Only these make a suspended
             run due, not what an older version of the code asked for.
@@ -278,9 +283,9 @@ class Execution:
         self.due_at_once = False
         self.in_flight = 0
         self.calls: dict[str, StepAttempt] = {}
-        self.parked: set[str] = set()
+        self.parked = 0
         self.unawaited: dict[str, Op] = {}
-        self.awaited: dict[str, str] = {}
+        self.awaited = _NO_NAMES
         self.activity = 0
         self.failures = 0
         self.late_handoff: HandoffReason | None = None
@@ -356,6 +361,11 @@ class Execution:
     def due_ops(self) -> Collection[str]:
         """Ids of the ops that make the run due once it is suspended."""
         return self.awaited.keys() & self.undo_ops if self.undo_ops else self.awaited
+
+    def note_awaited(self, op: Op) -> None:
+        """Note that an op is parked, so that the run is due when the op is."""
+        self.awaited = self.awaited or {}
+        self.awaited[op.id] = op.name
 
     def check_open(self) -> None:
         """Raise Suspended if nothing more of the execution counts, or its run has ended.
@@ -613,8 +623,8 @@ class StoredExecution(Execution):
         if memos or pending:
             self.unasked = {*self.memos, *self.pending}
         self.unsaved: tuple[Memo, ...] = ()
-        self.consumed_seqs: set[int] = set()
-        self.sent: dict[str, int] = {}
+        self.consumed_seqs: frozenset[int] = frozenset()
+        self.sent = _NO_NUMBERS
         self.crash_count = run.crash_count
         self.keeps_record = options.record == "always" or options.on_complete is not None
         self.streamed = streamed
@@ -651,6 +661,7 @@ class StoredExecution(Execution):
         self.crash_count = self.run.crash_count
         for each in written:
             if each.sent:
+                self.sent = self.sent or {}
                 self.sent.update(each.sent)
             for op_id, event in each.matched:
                 self.resolve_wait(op_id, event)

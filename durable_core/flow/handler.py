@@ -90,6 +90,8 @@ __all__ = [
     "suspend",
 ]
 
+_CALL_HANDLER = CallHandler()
+
 
 def execute(ex: StoredExecution) -> Flow[None]:
     """Run the handler and process its outcome.
@@ -97,7 +99,7 @@ def execute(ex: StoredExecution) -> Flow[None]:
     When this returns, the execution is closed, and an attached client has its response.
     """
     try:
-        outcome: Outcome | Unwound = yield CallHandler()
+        outcome: Outcome | Unwound = yield _CALL_HANDLER
         if ex.deadline is not None and ex.is_overdue:
             yield from _time_out(ex)
         elif ex.closed or isinstance(outcome, (Unwound, Cancelled)):
@@ -174,7 +176,7 @@ def replay_to_undo(ex: StoredExecution) -> Flow[Raised | None]:
             return None
         now = ex.started_at = ex.env.clock.now()
         yield from _notify_resumed(ex, now, "resumed, to be undone")
-        outcome: Outcome | Unwound = yield CallHandler()
+        outcome: Outcome | Unwound = yield _CALL_HANDLER
         return outcome if isinstance(outcome, Raised) else None
     except Suspended:
         return None
@@ -190,7 +192,7 @@ def execute_undo(ex: StoredExecution, raised: Raised | None) -> Flow[None]:
         raised: what the handler has raised in its last replay, if it has.
     """
     try:
-        outcome: Outcome | Unwound = yield CallHandler()
+        outcome: Outcome | Unwound = yield _CALL_HANDLER
         if ex.closed or isinstance(outcome, (Unwound, Cancelled)):
             yield from suspend(ex)
         elif isinstance(outcome, Raised):

@@ -151,7 +151,7 @@ def wait_for_event(ex: StoredExecution, op: Op, rule: WaitRule, timeout: int) ->
         if event is None:
             memo = yield from _end(ex, pending, "null", pending.event_seq)
         else:
-            ex.consumed_seqs.add(event.seq)
+            ex.consumed_seqs |= {event.seq}
             memo = yield from _end(ex, pending, dump_event(event.event), event.seq)
     _return_outcome(ex, memo)
     return None if memo.value == "null" else load_event(memo.value)
@@ -420,7 +420,7 @@ def _return_outcome(ex: StoredExecution, memo: Memo) -> object:
     if memo.event_seq > _event_seq_seen():
         EVENT_SEQ.set(memo.event_seq)
     if memo.op.kind is _WAIT and memo.value != "null":
-        ex.consumed_seqs.add(memo.event_seq)
+        ex.consumed_seqs |= {memo.event_seq}
     if not memo.ok:
         ex.failures += 1
         ex.note_failure(memo.op.name)
@@ -805,12 +805,12 @@ def _until_due(ex: StoredExecution, pending: Pending) -> Flow[None]:
         now = ex.env.clock.now()
         parked = advance(ex.run, OpParked(pending=pending), now, ex.env.policy)
         ex.run = parked.run
-        ex.parked.add(op_id)
-        ex.awaited[op_id] = pending.op.name
+        ex.parked += 1
+        ex.note_awaited(pending.op)
         try:
             yield from _park(ex, pending, parked, now)
         finally:
-            ex.parked.discard(op_id)
+            ex.parked -= 1
             ex.activity += 1
         ex.check_open()
 

@@ -140,14 +140,14 @@ class RunTasks:
         """Await a coroutine of the run, and note in ``task`` what it waits for meanwhile."""
         task.code = code
         self.live.add(task)
-        resume: Callable[[Any], Any] = code.send
+        error: BaseException | None = None
         value: Any = None
         try:
             while True:
                 self.resumptions += 1
                 before, self.running = self.running, task
                 try:
-                    task.awaited = resume(value)
+                    task.awaited = code.send(value) if error is None else code.throw(error)
                 finally:
                     self.running = before
                 if self.parked:
@@ -157,11 +157,10 @@ class RunTasks:
                 except GeneratorExit:
                     code.close()  # a no-op if the garbage collector has closed it first
                     raise
-                except BaseException as error:
-                    value, resume = error, code.throw
-                    task.resumed_wait_for = None
+                except BaseException as raised:
+                    error, task.resumed_wait_for = raised, None
                 else:
-                    resume = code.send
+                    error = None
                     if len(self.live) > 1:  # wait_for() in Python 3.11 makes a task
                         task.resumed_wait_for = task.wait_for
         except StopIteration as end:

@@ -27,6 +27,11 @@ class RegisteredEndpoint:
     kind: HandlerKind
     options: ResolvedOptions
     _warned: set[str] = field(default_factory=set, compare=False)
+    #: :meth:`warn_of_header`, which is bound once and not for each request.
+    on_sensitive_header: Callable[[str], None] = field(init=False, repr=False, compare=False)
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "on_sensitive_header", self.warn_of_header)
 
     def warn_of_header(self, name: str) -> None:
         """Warn once that a handler reads a header that a replay cannot have.

@@ -10,6 +10,7 @@ import asyncio
 import contextvars
 import inspect
 from collections.abc import Awaitable, Callable, Coroutine, Mapping, Sequence
+from collections.abc import Set as AbstractSet
 from types import CoroutineType, FunctionType
 from typing import Any, ClassVar, TypeVar
 
@@ -105,6 +106,7 @@ class TaskRun:
     _task: asyncio.Task[object] | None = None  # of the handler, while that runs
     _made_unwinder: HandlerUnwinder | None = None
     _replay_order: ReplayOrder | None = None  # made when it is first needed
+    _background: AbstractSet[asyncio.Task[None]] = frozenset()  # tasks that are no handler's
     _steps = 0  # calls of steps that are in progress and not parked
     _interrupted: WaitInterruptedError | None = None
     _idle: asyncio.Future[None] | None = None
@@ -128,7 +130,6 @@ class TaskRun:
         self._reply = reply
         self._loop = loop or asyncio.get_running_loop()
         self._tasks = RunTasks(self._loop, STEP_CODE) if tasks is None else tasks
-        self._background: set[asyncio.Task[None]] = set()
         #: Called if the run goes on while its handler, which does not end, still runs.
         self.left: Callable[[], None] = _nothing
 
@@ -247,12 +248,12 @@ class TaskRun:
 
     def _in_background(self, flow: Flow[None]) -> asyncio.Task[None]:
         task = self._loop.create_task(drive_async(flow, self.perform))
-        self._background.add(task)
+        self._background |= {task}
         task.add_done_callback(self._background_ended)
         return task
 
     def _background_ended(self, task: asyncio.Task[None]) -> None:
-        self._background.discard(task)
+        self._background -= {task}
         self._tasks.look_soon()
 
     def _is_occupied(self) -> bool:
@@ -378,7 +379,7 @@ class TaskRun:
             tasks.running = own_task  # so that current_task() is what it will be in the handler
             scope = self._host.wrap_scope(self)
             tasks.running = None
-        token = enter_run(scope)
+        enter_run(scope)
         CURRENT_TASKS.set(tasks)
         EVENT_SEQ.set(self.ex.run.event_seq)
         outcome: Outcome | Unwound
@@ -401,7 +402,7 @@ class TaskRun:
         except BaseException as error:
             outcome = self._unwinder.cut_short(error)
         finally:
-            leave_run(token)
+            enter_run(None)
         unwinder = self._made_unwinder
         if self.ex.unawaited or self._steps or (unwinder is not None and unwinder.parked.futures):
             outcome = self._refuse_unawaited(outcome)

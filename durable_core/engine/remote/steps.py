@@ -144,14 +144,14 @@ def leave_to_server(ex: RemoteExecution, found: PendingOp) -> Flow[None]:
 def park_for_ever(ex: RemoteExecution, op: Op) -> Flow[None]:
     """Wait for the handler to be put away; the server goes on from there."""
     ex.pending[op.id] = op
-    ex.awaited[op.id] = op.name
-    ex.parked.add(op.id)
+    ex.note_awaited(op)
+    ex.parked += 1
     try:
         while True:
             yield from park(op.id, None)
             ex.check_open()
     finally:
-        ex.parked.discard(op.id)
+        ex.parked -= 1
         ex.activity += 1
 
 
