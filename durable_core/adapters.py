@@ -26,8 +26,15 @@ from durable_core.adapter.conversation import (
     refuse_async,
     send_async,
 )
-from durable_core.adapter.exchange import AsyncExchange, ClientDisconnectedError, Exchange, Fields
+from durable_core.adapter.exchange import (
+    LISTEN_AFTER,
+    AsyncExchange,
+    ClientDisconnectedError,
+    Exchange,
+    Fields,
+)
 from durable_core.adapter.messages import (
+    SERVER_FIELDS,
     authority_of,
     loggable_path,
     parse_content_length,
@@ -87,7 +94,9 @@ from durable_core.stop_notice import SignalEvent, StopNotice
 
 __all__ = [
     "BACKLOG",
+    "LISTEN_AFTER",
     "RUN_PARAM",
+    "SERVER_FIELDS",
     "TOKEN_PARAM",
     "AdapterApp",
     "App",

@@ -481,7 +481,11 @@ async def converse_async(app: App, exchange: AsyncExchange) -> None:
 
 
 async def send_async(
-    app: App, exchange: AsyncExchange, answer: Callable[[], Awaitable[Response]]
+    app: App,
+    exchange: AsyncExchange,
+    answer: Callable[[], Awaitable[Response]],
+    *,
+    has_waited: bool = False,
 ) -> None:
     """Await the response to a request that has been read, and send it; as :func:`converse_async`.
 
@@ -489,10 +493,14 @@ async def send_async(
         app: whose log says if the response breaks.
         exchange: the request, and the way to answer it.
         answer: awaited for the response. It is cancelled when the client goes away.
+        has_waited: the client has waited for :data:`LISTEN_AFTER`, and is listened to at once.
     """
     try:
         async with DisconnectWatcher(exchange.is_gone) as watch:
-            watch.start()
+            if has_waited:
+                watch.listen()
+            else:
+                watch.start()
             response = await answer()
             if response.is_streaming:
                 watch.listen()

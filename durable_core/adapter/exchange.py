@@ -8,7 +8,14 @@ from collections.abc import Callable, Coroutine, Mapping, Sequence
 from types import MappingProxyType, TracebackType
 from typing import Any, Self
 
-__all__ = ["AsyncExchange", "ClientDisconnectedError", "DisconnectWatcher", "Exchange", "Fields"]
+__all__ = [
+    "LISTEN_AFTER",
+    "AsyncExchange",
+    "ClientDisconnectedError",
+    "DisconnectWatcher",
+    "Exchange",
+    "Fields",
+]
 
 #: Header fields in order, repeated ones apart.
 Fields = Sequence[tuple[str, str]]
@@ -158,7 +165,7 @@ class AsyncExchange(_Head, ABC):
 
 #: Nobody is listened to before so many seconds: most answers are sent by then, and servers keep
 #: the news until somebody asks.
-_GRACE = 0.02
+LISTEN_AFTER = 0.02
 
 
 class DisconnectWatcher:
@@ -209,7 +216,7 @@ class DisconnectWatcher:
 
     def start(self) -> None:
         """Begin to watch, after a moment that most answers do not take."""
-        self._timer = asyncio.get_running_loop().call_later(_GRACE, self.listen)
+        self._timer = asyncio.get_running_loop().call_later(LISTEN_AFTER, self.listen)
 
     def listen(self) -> None:
         """Listen from now on, as a stream must: it could outrun the server in no time."""

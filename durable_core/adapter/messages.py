@@ -19,6 +19,7 @@ from durable_core.http.request import Request
 from durable_core.http.response import Response
 
 __all__ = [
+    "SERVER_FIELDS",
     "IncomingHead",
     "OutgoingHead",
     "authority_of",
@@ -260,7 +261,7 @@ def too_large(limit: int) -> HTTPError:
 #: Statuses of responses that have no content, and no length of it (RFC 9110, section 8.6).
 _WITHOUT_CONTENT = (204, 304)
 #: Fields about the connection, which is the server's business (RFC 9110, section 7.6.1).
-_SERVERS_OWN = frozenset(
+SERVER_FIELDS = frozenset(
     {
         *("connection", "keep-alive", "proxy-connection", "proxy-authenticate"),
         *("proxy-authorization", "te", "trailer", "trailers", "transfer-encoding"),
@@ -306,7 +307,7 @@ def prepare_response(response: Response, *, head: bool) -> OutgoingHead:
     fields = []
     for field in response.headers.raw:
         name = field[0].lower()
-        if name in _SERVERS_OWN:
+        if name in SERVER_FIELDS:
             _logger.warning(
                 "the response header %r was dropped: only the server may set it", field[0]
             )

@@ -15,7 +15,7 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Awaitable, Callable, Coroutine
 from contextvars import copy_context
-from typing import Any
+from typing import Any, Protocol
 
 from durable_core.engine.runs import RunManager
 from durable_core.errors import HTTPError, Suspended
@@ -33,7 +33,7 @@ from durable_core.runners.settings import RegisteredEndpoint
 from durable_core.runners.task import STEP_CODE, TaskRun
 from durable_core.runners.thread import ThreadRun
 
-__all__ = ["ClientAnswer", "DeferredRun", "not_begun"]
+__all__ = ["AnswerListener", "ClientAnswer", "DeferredRun", "not_begun"]
 
 _enter_tasks, _set_event_seq = CURRENT_TASKS.set, EVENT_SEQ.set  # see ``scope.py``
 
@@ -209,6 +209,18 @@ def _begin(
     return BegunCall(handler, task, loop)
 
 
+class AnswerListener(Protocol):
+    """Who sends an answer to the client. It is called on the event loop."""
+
+    def answer_arrived(self) -> None:
+        """Take note that the answer is there."""
+        ...
+
+    def run_ended(self) -> None:
+        """Take note that the run has ended, or goes on elsewhere. The answer is there by then."""
+        ...
+
+
 class ClientAnswer:
     """The answer to the client of a run. All but making it happens on one event loop.
 
@@ -217,7 +229,13 @@ class ClientAnswer:
         run: the run.
         ex: its execution.
         loop: the event loop.
+
+    Attributes:
+        response: the answer; None until it is there.
+        listener: who sends it. To be set before the run goes on.
     """
+
+    listener: AnswerListener
 
     def __init__(
         self,
@@ -226,34 +244,49 @@ class ClientAnswer:
         ex: StoredExecution,
         loop: asyncio.AbstractEventLoop,
     ) -> None:
+        self.response: Response | None = None
+        self._is_left = False
+        self._arrival: asyncio.Future[None] | None = None
         self._runs = runs
         self._run = run
         self._ex = ex
-        self._answered: asyncio.Future[Response] = loop.create_future()
+        self._loop = loop
 
     def set(self, response: Response) -> None:
         """Answer, unless the client is gone."""
-        if self._answered.done():
+        if self._is_left:
             self._runs.discard(response)
-        else:
-            self._answered.set_result(response)
+            return
+        self.response = response
+        if self._arrival is not None and not self._arrival.done():
+            self._arrival.set_result(None)
+        self.listener.answer_arrived()
 
     def run_ended(self) -> None:
         """Answer if the run has not."""
-        if not self._answered.done():
-            self._answered.set_result(self._runs.unanswered(self._ex))
+        if self.response is None and not self._is_left:
+            self.set(self._runs.unanswered(self._ex))
+        self.listener.run_ended()
 
     async def wait(self) -> Response:
         """Return the answer. Cancelling this means that the client is gone; the run goes on."""
-        try:
-            return await self._answered
-        except asyncio.CancelledError:
-            self.client_left()
-            raise
+        if self.response is None:
+            self._arrival = self._loop.create_future()
+            try:
+                await self._arrival
+            except asyncio.CancelledError:
+                self.client_left()
+                raise
+        assert self.response is not None
+        return self.response
 
     def client_left(self) -> None:
         """Note that nobody waits for the answer."""
-        self._runs.client_left(self._answered, self._run)
+        self._is_left = True
+        if self.response is None:
+            self._runs.client_gone(self._run)
+        else:
+            self._runs.discard(self.response)
 
 
 class _LateRun(TaskRun):

@@ -239,20 +239,14 @@ class DeferredPoolRun(DeferredThreadRun):
         self._is_over = False
         self._needed()
 
-    def end(self, handler: Callable[[Request], Response], ended: Callable[[], object]) -> None:
+    def end(self, handler: Callable[[Request], Response]) -> None:
         """Have a thread of the engine end the run, which has begun.
 
         Args:
             handler: makes the response of the run; it does not wait.
-            ended: called when the run has ended.
         """
-        run, context = self._needed(), self._context or copy_context()
+        run, context, answer = self._needed(), self._context or copy_context(), self.answer
         self._context = None  # which refers to this object
-
-        def over(_: object = None) -> None:
-            self.answer.run_ended()
-            ended()
-
         try:
             # The first context may still be in use: a thread cannot be stopped with its request.
             done = self._worker.servers.submit(
@@ -260,9 +254,9 @@ class DeferredPoolRun(DeferredThreadRun):
             )
         except RuntimeError as error:  # stopped, or the system has no thread left
             self._runs.abandon(run, StoreError(f"it has no thread to end in: {error}"))
-            over()
+            answer.run_ended()
         else:
-            done.add_done_callback(lambda _: call_soon(self._loop, over))
+            done.add_done_callback(lambda _: call_soon(self._loop, answer.run_ended))
 
     def is_needless(self) -> bool:
         is_over = super().is_needless()

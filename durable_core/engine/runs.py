@@ -189,7 +189,7 @@ class RunExecutor(Generic[ExecutionT]):
             self.discard(answered.result())
         else:
             answered.cancel()
-            self._client_gone(live)
+            self.client_gone(live)
 
     def run_in_thread(self, run: ThreadRun, flow: Flow[None]) -> None:
         """Run a flow of that run in this thread."""
@@ -242,7 +242,8 @@ class RunExecutor(Generic[ExecutionT]):
         if live.awaited:  # looked at last: whoever waits from now on sees that it is gone
             live.notify_if_empty()
 
-    def _client_gone(self, live: TaskRun | ThreadRun) -> None:
+    def client_gone(self, live: TaskRun | ThreadRun) -> None:
+        """Detach the client of a run, which goes on."""
         if isinstance(live, TaskRun):
             live.detach(HandoffReason.DISCONNECT)
             return

@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import asyncio
 import traceback
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Collection
 from typing import Protocol, TypeVar
 
 from durable_asgi import Message
 from durable_core import Response
+from durable_core.adapters import SERVER_FIELDS
 
 __all__ = ["Capture", "Outcome"]
 
@@ -36,14 +37,25 @@ class Capture:
 
     Args:
         outcome: gets the response: at its end, or at its first chunk if there will be more.
+
+    Attributes:
+        response: what the outcome got; None before.
+        messages: those of a response that was whole at once.
+        is_streamed: it is made in parts.
+        is_complete: the last message is there.
+        is_framed: the messages can be sent as they are: the response declares the length that it
+            has, and nothing that is the server's business.
     """
 
+    response: Response | None = None
+    is_streamed = is_complete = is_framed = False
+    _body: _Chunks | None = None
+    _end: asyncio.Future[None] | None = None
+    _has_ended = False
+
     def __init__(self, outcome: Outcome[Response]) -> None:
+        self.messages: list[Message] = []
         self._outcome = outcome
-        self._status = 0
-        self._fields: tuple[tuple[str, str], ...] = ()
-        self._body: _Chunks | None = None
-        self._over = asyncio.get_running_loop().create_future()
 
     async def send(self, message: Message) -> None:
         """Take a message. It returns from the last one when the execution has ended.
@@ -51,32 +63,48 @@ class Capture:
         Raises:
             OSError: nobody reads the body any more.
         """
-        if message["type"] == "http.response.start":
-            self._status = message["status"]
-            self._fields = tuple(
-                (name.decode("latin-1"), value.decode("latin-1"))
-                for name, value in message.get("headers", ())
-            )
-        elif message["type"] == "http.response.body":
-            await self._take(message.get("body", b""), message.get("more_body", False))
+        await self.take(message)
+        if self.is_complete:
+            await self.wait_for_end()
 
-    async def _take(self, data: bytes, more: bool) -> None:
-        if self._body is None and more:
-            self._body = _Chunks()
-            self._resolve(self._body.read())
+    async def take(self, message: Message) -> None:
+        """Take a message. A part of a streamed body is taken once its reader asks for the next one.
+
+        Raises:
+            OSError: nobody reads the body any more.
+        """
+        kind = message["type"]
+        if kind == "http.response.start":
+            headers = message.get("headers", ())
+            if type(headers) is not list:  # an iterator can be read once
+                message = {**message, "headers": list(headers)}
+            self.messages.append(message)
+        elif kind == "http.response.body":
+            self.is_complete = not message.get("more_body", False)
+            if self._body is None and self.is_complete:
+                self.messages.append(message)
+                self._resolve(message.get("body", b""))
+            else:
+                await self._take_part(message.get("body", b""))
+
+    async def _take_part(self, data: bytes) -> None:
         if self._body is None:
-            self._resolve(data)
-        elif data or more:
+            self.is_streamed, self._body = True, _Chunks()
+            self._resolve(self._body.read())
+        if data or not self.is_complete:
             await self._body.put(data)
-        if not more:
-            if self._body is not None:
-                self._body.end()
-            await self._over
+        if self.is_complete:
+            self._body.end()
 
     def _resolve(self, body: bytes | AsyncIterator[bytes]) -> None:
         if not self._outcome.done():
-            response = Response(status=self._status, headers=self._fields, body=body)
-            self._outcome.set_result(response)
+            head = self.messages[0]
+            fields = [
+                (name.decode("latin-1"), value.decode("latin-1")) for name, value in head["headers"]
+            ]
+            self.response = Response(status=head["status"], headers=fields, body=body)
+            self.is_framed = isinstance(body, bytes) and _is_framed(fields, str(len(body)))
+            self._outcome.set_result(self.response)
 
     def application_ended(self, error: BaseException | None) -> bool:
         """Note that nothing more will be sent; tell whether the response had been whole or begun.
@@ -94,10 +122,27 @@ class Capture:
         self._outcome.set_exception(error or RuntimeError("the application sent no response"))
         return False
 
+    async def wait_for_end(self) -> None:
+        """Wait until the execution has ended."""
+        if not self._has_ended:
+            if self._end is None:
+                self._end = asyncio.get_running_loop().create_future()
+            await self._end
+
     def execution_ended(self) -> None:
         """Let the application go on after its response."""
-        if not self._over.done():
-            self._over.set_result(None)
+        self._has_ended = True
+        if self._end is not None and not self._end.done():
+            self._end.set_result(None)
+
+
+def _is_framed(fields: Collection[tuple[str, str]], length: str) -> bool:
+    names = [name.lower() for name, _ in fields]
+    return (
+        names.count("content-length") == 1
+        and ("content-length", length) in fields
+        and SERVER_FIELDS.isdisjoint(names)
+    )
 
 
 class _Chunks:

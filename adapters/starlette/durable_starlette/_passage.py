@@ -27,6 +27,7 @@ from durable_asgi import (
 )
 from durable_core import Limits, Request, Response
 from durable_core.adapters import (
+    LISTEN_AFTER,
     BegunCall,
     ClientAnswer,
     DeferredPoolRun,
@@ -122,18 +123,22 @@ class AttachedPassage(Passage):
 
     The function is called at once, and most that ask for no step have ended then:
     there is no run, and the framework answers. Otherwise the call goes on in a run. Its result goes
-    back to the framework, and what the framework makes of it is the response of the run. A second
-    task, the conversation, answers the client: with that response, or with what the run hands it
-    off by.
+    back to the framework, and what the framework makes of it is the response of the run. When that
+    is stored, it is sent on to the client, and the framework goes on.
+
+    That is all if it does not take long. Otherwise, and if the client gets another answer than the
+    response of the framework, a second task, the conversation, looks whether the client is still
+    there, and answers it.
 
     Args:
         limits: of the application.
     """
 
-    _is_answered = False  # by the framework, without a run
-    _ends_left = 0  # of the conversation and the run, until which the application waits
+    _is_answered = False  # by the framework: without a run, or as the run has been stored
     _calls: list[Call] | None = None  # at most one, until the run takes it
-    _answer: ClientAnswer | None = None
+    _answer: ClientAnswer | None = None  # of a run that was needed after its handler had begun
+    _arrival: asyncio.Future[None] | None = None  # of the answer, while the application waits
+    _watch: asyncio.TimerHandle | None = None
     _exchange: ASGIExchange
     _target: Target
     _loop: asyncio.AbstractEventLoop
@@ -168,32 +173,36 @@ class AttachedPassage(Passage):
         finally:
             _leave_passage(token)
         try:
-            if self._conversation is not None:
-                await self._end_conversation(self._conversation, error)
+            if self._has_run:
+                await self._end_run(error)
             elif error is not None:
                 await self._end_without_run(error)
         finally:  # these refer to this object: the memory of the request would wait for a collector
-            self._deferred = None
-            if self._conversation is not None:
-                self._conversation = self._answer = None
+            self._end_watch()
+            self._deferred = self._conversation = self._answer = None
 
-    async def _end_conversation(
-        self, conversation: asyncio.Task[None], error: BaseException | None
-    ) -> None:
-        """Wait until the client is answered; raise what the run does not know.
+    async def _end_run(self, error: BaseException | None) -> None:
+        """See that the client of a run is answered; raise what the run does not know.
 
         Args:
-            conversation: answers it.
             error: what the application has raised.
         """
         was_answered = self._application_ended(error)
-        if isinstance(error, asyncio.CancelledError):  # the client is gone
-            conversation.cancel()
-            await asyncio.wait((conversation,))
+        if isinstance(error, asyncio.CancelledError):
+            await self._client_left()
             raise error
-        await conversation
+        if not self._is_answered:
+            await self._required_conversation()
         if was_answered and isinstance(error, Exception):
             raise error
+
+    async def _client_left(self) -> None:
+        """End the conversation, if there is one: the client is gone."""
+        if self._conversation is not None:
+            self._conversation.cancel()
+            await asyncio.wait((self._conversation,))
+        elif self._answer is not None and not self._is_answered:
+            self._answer.client_left()
 
     def _application_ended(self, error: BaseException | None) -> bool:
         """Tell the run that nothing more is sent; return whether it has a response.
@@ -223,23 +232,46 @@ class AttachedPassage(Passage):
             with suppress(Suspended):
                 deferred.begin()
             self._run_has_begun()
-            assert self._conversation is not None
-            await self._end_conversation(self._conversation, error)
+            await self._end_run(error)
             return
         begun = deferred.call(_suspend if is_cancelled else partial(_raise, error))
         self._begin(deferred, begun, lambda request: _result_of(begun))
-        assert self._conversation is not None
         if is_cancelled:
-            self._conversation.cancel()
-            await asyncio.wait((self._conversation,))
+            await self._client_left()
             raise error
-        await self._conversation
+        await self._required_conversation()
 
     def _send_message(self, message: Message) -> Awaitable[None]:
+        if self._answer is not None:
+            return self._send_on(message)
         if self._has_run:
             return self._capture.send(message)
         self._is_answered = self._is_reached
         return self._send(message)
+
+    async def _send_on(self, message: Message) -> None:
+        """Take a message of the response of a run; send it on once it is stored, if that is quick.
+
+        It returns from the last one when the client has it, or the execution has ended.
+        """
+        capture, answer = self._capture, self._answer
+        await capture.take(message)
+        if not capture.is_complete:
+            return
+        assert answer is not None
+        if answer.response is None and not capture.is_streamed:
+            self._arrival = self._loop.create_future()
+            await self._arrival
+        is_sent_on = capture.is_framed and answer.response is capture.response
+        if self._conversation is not None or not is_sent_on:
+            self._required_conversation()
+            await capture.wait_for_end()
+            return
+        self._is_answered = True
+        self._end_watch()
+        self._body.release()
+        for each in capture.messages:
+            await self._send(each)
 
     # -- the framework's side ---------------------------------------------------------------
 
@@ -290,7 +322,7 @@ class AttachedPassage(Passage):
         if deferred.is_needless(begun):
             self._body.release()
             return begun
-        self._begin(deferred, begun, lambda request: self.execute_async(lambda: begun))
+        self._begin(deferred, begun, lambda request: self._go_on(begun))
         return self._value
 
     async def _await_run(self, call: Call) -> Any:
@@ -317,19 +349,19 @@ class AttachedPassage(Passage):
         begun: BegunCall,
         handler: Callable[[Request], Coroutine[Any, Any, Response]],
     ) -> None:
-        """Begin the run of a call, and the conversation."""
+        """Begin the run of a call."""
         self._loop = loop = asyncio.get_running_loop()
         self._value, self._response = loop.create_future(), AwaitedResponse(loop=loop)
         self._capture = Capture(self._response)
         try:
-            self._answer = deferred.start(handler)
+            answer = deferred.start(handler)
         except Suspended:
             assert deferred.refusal is not None
             begun.close()
             self._value.set_exception(Suspended())
             self._talk(refuse_async(self._target.app, self._exchange, deferred.refusal))
         else:
-            self._talk(send_async(self._target.app, self._exchange, self._answer.wait))
+            self._await_answer(answer)
 
     async def call_in_thread(self, target: Target, call: Call) -> Any:
         """Call a ``def`` function in a thread of the framework; return its result.
@@ -374,12 +406,13 @@ class AttachedPassage(Passage):
         """
         context: asyncio.Future[Context] = self._loop.create_future()
         response: concurrent.futures.Future[Response] = concurrent.futures.Future()
-        self._ends_left = 1
         self._converse(call, context, response)
+        assert self._conversation is not None
+        self._conversation.add_done_callback(lambda _: self._capture.execution_ended())
         return await run_in_threadpool((await context).run, call)
 
     def _run_has_begun(self) -> None:
-        """Begin the conversation about the run of a ``def`` function, unless it has begun."""
+        """Take the run of a ``def`` function, unless that is done."""
         deferred = self._deferred
         if self._has_run or not isinstance(deferred, DeferredPoolRun):
             return
@@ -387,15 +420,14 @@ class AttachedPassage(Passage):
         self._response.add_done_callback(partial(self._response_is_made, deferred))
         self._capture = Capture(self._response)
         if deferred.refusal is None:
-            self._answer, self._ends_left = deferred.answer, 2
-            self._talk(send_async(self._target.app, self._exchange, self._answer.wait))
+            self._await_answer(deferred.answer)
         else:
             self._talk(refuse_async(self._target.app, self._exchange, deferred.refusal))
 
     def _response_is_made(self, deferred: DeferredPoolRun, made: asyncio.Future[Response]) -> None:
         made.exception()  # seen, also where there is no run for it
         if deferred.refusal is None:
-            deferred.end(self._response_of_run, self._note_end)
+            deferred.end(self._response_of_run)
 
     def _response_of_run(self, request: Request) -> Response:
         try:
@@ -421,8 +453,40 @@ class AttachedPassage(Passage):
         path = getattr(self._scope.get("route"), "path", None)
         return path if isinstance(path, str) else self._scope["path"]
 
+    def _await_answer(self, answer: ClientAnswer) -> None:
+        """Take the answer of a run that has begun, and look for the client if it takes long."""
+        self._has_run, self._answer, answer.listener = True, answer, self
+        self._watch = self._loop.call_later(LISTEN_AFTER, self._required_conversation)
+
+    def _end_watch(self) -> None:
+        if self._watch is not None:
+            self._watch.cancel()
+            self._watch = None
+
+    def answer_arrived(self) -> None:
+        """Have the answer sent: by the application, if that waits for it."""
+        if self._arrival is not None:
+            if not self._arrival.done():
+                self._arrival.set_result(None)
+        elif self._answer is not None:
+            self._required_conversation()
+
+    def run_ended(self) -> None:
+        """Let the application go on after its response."""
+        self._capture.execution_ended()
+
+    def _required_conversation(self) -> asyncio.Task[None]:
+        """Return the conversation; it begins now if it has not begun."""
+        if self._conversation is None:
+            assert self._answer is not None
+            exchange, answer = self._exchange, self._answer
+            self._talk(send_async(self._target.app, exchange, answer.wait, has_waited=True))
+            assert self._conversation is not None
+        return self._conversation
+
     def _talk(self, conversation: Coroutine[Any, Any, None]) -> None:
         self._has_run = True
+        self._end_watch()
         self._conversation = self._loop.create_task(conversation)
         self._conversation.add_done_callback(self._conversation_ended)
 
@@ -433,14 +497,6 @@ class AttachedPassage(Passage):
         if self._calls:  # the client was answered without a run
             self._calls.clear()
             self._fill(self._value.set_exception, Suspended())
-        if self._ends_left:
-            self._note_end()
-
-    def _note_end(self) -> None:
-        """Note the end of the conversation, or of the run, about a ``def`` function."""
-        self._ends_left -= 1
-        if not self._ends_left:
-            self._capture.execution_ended()
 
     # -- the run's side ---------------------------------------------------------------------
 
@@ -454,14 +510,18 @@ class AttachedPassage(Passage):
             return call
         return None
 
-    async def execute_async(self, call: Callable[[], Awaitable[Any]]) -> Response:
+    async def execute_async(self, call: Call) -> Response:
         """Call the function in this task, which is the run's; return the response."""
         self._body.complete()
         task = asyncio.current_task()
         assert task is not None
         task.add_done_callback(lambda _: self._capture.execution_ended())
+        return await self._go_on(call())
+
+    async def _go_on(self, called: Awaitable[Any]) -> Response:
+        """Go on with a call in the task of its run; return the response of that."""
         try:
-            value = await call()
+            value = await called
         except Exception as error:
             self._fill(self._value.set_exception, error)
         except BaseException:
