@@ -34,8 +34,8 @@ from durable_core.adapter.exchange import (
     Fields,
 )
 from durable_core.adapter.messages import (
-    SERVER_FIELDS,
     authority_of,
+    has_server_field,
     loggable_path,
     parse_content_length,
     parse_request,
@@ -96,7 +96,6 @@ __all__ = [
     "BACKLOG",
     "LISTEN_AFTER",
     "RUN_PARAM",
-    "SERVER_FIELDS",
     "TOKEN_PARAM",
     "AdapterApp",
     "App",
@@ -153,6 +152,7 @@ __all__ = [
     "current_execution",
     "default_max_connections",
     "enter_run",
+    "has_server_field",
     "is_async",
     "is_out_of_descriptors",
     "is_reset_on_close",

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import logging
 import re
+from collections.abc import Iterable
 from dataclasses import dataclass
 from ipaddress import IPv6Address
 from urllib.parse import quote
@@ -19,12 +20,12 @@ from durable_core.http.request import Request
 from durable_core.http.response import Response
 
 __all__ = [
-    "SERVER_FIELDS",
     "IncomingHead",
     "OutgoingHead",
     "authority_of",
     "check_chunk",
     "complete_request",
+    "has_server_field",
     "loggable_path",
     "parse_content_length",
     "parse_declared_length",
@@ -261,7 +262,7 @@ def too_large(limit: int) -> HTTPError:
 #: Statuses of responses that have no content, and no length of it (RFC 9110, section 8.6).
 _WITHOUT_CONTENT = (204, 304)
 #: Fields about the connection, which is the server's business (RFC 9110, section 7.6.1).
-SERVER_FIELDS = frozenset(
+_SERVERS_OWN = frozenset(
     {
         *("connection", "keep-alive", "proxy-connection", "proxy-authenticate"),
         *("proxy-authorization", "te", "trailer", "trailers", "transfer-encoding"),
@@ -287,6 +288,11 @@ class OutgoingHead:
     omit_body: bool
 
 
+def has_server_field(names: Iterable[str]) -> bool:
+    """Tell whether one of these names of fields, in lower case, is the server's business."""
+    return not _SERVERS_OWN.isdisjoint(names)
+
+
 def prepare_response(response: Response, *, head: bool) -> OutgoingHead:
     """Return what is to be sent.
 
@@ -307,7 +313,7 @@ def prepare_response(response: Response, *, head: bool) -> OutgoingHead:
     fields = []
     for field in response.headers.raw:
         name = field[0].lower()
-        if name in SERVER_FIELDS:
+        if name in _SERVERS_OWN:
             _logger.warning(
                 "the response header %r was dropped: only the server may set it", field[0]
             )

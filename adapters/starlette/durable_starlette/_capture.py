@@ -9,7 +9,7 @@ from typing import Protocol, TypeVar
 
 from durable_asgi import Message
 from durable_core import Response
-from durable_core.adapters import SERVER_FIELDS
+from durable_core.adapters import has_server_field
 
 __all__ = ["Capture", "Outcome"]
 
@@ -141,7 +141,7 @@ def _is_framed(fields: Collection[tuple[str, str]], length: str) -> bool:
     return (
         names.count("content-length") == 1
         and ("content-length", length) in fields
-        and SERVER_FIELDS.isdisjoint(names)
+        and not has_server_field(names)
     )
 
 
