@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple, Protocol, TypeAlias, TypeVar
 from durable_core.codec.tokens import request_fingerprint
 from durable_core.engine.runs import RunManager, WorkerParts
 from durable_core.errors import RunNotFoundError, RunUndoneError, StoreError
-from durable_core.flow.driver import await_values, drive_values
+from durable_core.flow.driver import await_values, drive_async, drive_values
 from durable_core.flow.execution import StoredExecution, checkpoint
 from durable_core.flow.handoff import hand_off_queued
 from durable_core.http.headers import accepts_event_stream
@@ -248,7 +248,7 @@ class _OnLoop(_Parts):
         """See :meth:`_InThread.hand_off_queued`."""
         answers: list[Response] = []
         run = self._runs.task_run(self._worker, ex, endpoint.handler, answers.append)
-        await run.start(hand_off_queued(ex))
+        await drive_async(hand_off_queued(ex), run.perform)
         return self._runs.answer_of(ex, answers)
 
     def start(

@@ -19,7 +19,6 @@ from typing import Any, Protocol
 
 from durable_core.engine.runs import RunManager
 from durable_core.errors import HTTPError, Suspended
-from durable_core.flow.driver import drive_async
 from durable_core.flow.effects import AwaitRun, Flow
 from durable_core.flow.execution import EVENT_SEQ, StoredExecution
 from durable_core.flow.flows import EngineFlows
@@ -292,6 +291,8 @@ class ClientAnswer:
 class _LateRun(TaskRun):
     """The run of a handler that has begun already."""
 
+    begins_with_task = False
+
     def __init__(self, host: RunHost, ex: StoredExecution, tasks: RunTasks) -> None:
         super().__init__(host, ex, not_begun, tasks=tasks)
         self.execution = ex
@@ -313,9 +314,9 @@ class _LateRun(TaskRun):
         self._handler = _once(handler)  # which knows the run: a cycle would keep its memory
         self._reply = reply
 
-    def start(self, flow: Flow[None]) -> asyncio.Task[None]:
-        """Run the flow in the task of the handler."""
-        task = self._go_on(drive_async(flow, self.perform))
+    def start(self, code: Coroutine[Any, Any, None]) -> asyncio.Task[None]:
+        """Run the coroutine in the task of the handler."""
+        task = self._go_on(code)
         del self._go_on
         return task
 

@@ -25,6 +25,7 @@ from durable_core.engine.releases import cut_short_fact, end_of_corrupt, release
 from durable_core.engine.reports import report_begun
 from durable_core.engine.undoing import Undoing
 from durable_core.errors import LeaseLost, StoreBrokenError, StoreError, StoreOutcomeUnknownError
+from durable_core.flow.driver import drive_async
 from durable_core.flow.effects import Flow
 from durable_core.flow.env import AppConfig
 from durable_core.flow.execution import Execution, StoredExecution, new_run
@@ -73,7 +74,7 @@ from durable_core.runners.observers import Observers
 from durable_core.runners.recorded_body import close_unsent
 from durable_core.runners.settings import RegisteredEndpoint, Settings, slots_of
 from durable_core.runners.store_reads import StoreReads
-from durable_core.runners.task import TaskRun
+from durable_core.runners.task import TaskRun, next_turn
 from durable_core.runners.thread import ThreadRun
 from durable_core.runners.thread_pool import DaemonThreadPool
 from durable_core.streams.hub import StreamHub
@@ -108,14 +109,15 @@ class RunExecutor(Generic[ExecutionT]):
     def __init__(self, host: RunHost, unanswered: Callable[[ExecutionT], Response]) -> None:
         self._host = host
         self.unanswered = unanswered
-        self._tasks: set[asyncio.Task[None]] = set()
+        self._tasks: dict[TaskRun, asyncio.Task[None]] = {}
+        self._other_tasks: set[asyncio.Task[None]] = set()
         #: The classes of live runs.
         self.thread_run, self.task_run = _classes_of_runs(host.observers)
 
     @property
     def has_tasks(self) -> bool:
         """True while something runs in a task."""
-        return bool(self._tasks)
+        return bool(self._tasks or self._other_tasks)
 
     def start_for_client(self, endpoint: RegisteredEndpoint, ex: ExecutionT) -> Response:
         """Run a ``def`` handler in this thread, and return what it answers."""
@@ -143,8 +145,8 @@ class RunExecutor(Generic[ExecutionT]):
         done: Future[None] | None = None
         loop = asyncio.get_running_loop()
         answered: asyncio.Future[Response] = loop.create_future()
-        reply = partial(self._reply, answered)
-        ended = partial(self._answer_at_end, answered, ex)
+        client = _Client(self, ex, answered)
+        reply, ended = client.reply, client.run_ended
         flow = self._host.flows.execute(ex)
         if endpoint.kind is HandlerKind.ASYNC_DEF:
             task_run = self.task_run(self._host, ex, endpoint.handler, reply, loop=loop)
@@ -167,16 +169,6 @@ class RunExecutor(Generic[ExecutionT]):
         finally:
             if timer is not None:
                 timer.cancel()
-
-    def _reply(self, answered: asyncio.Future[Response], response: Response) -> None:
-        if answered.done():  # the client is gone
-            self.discard(response)
-        else:
-            answered.set_result(response)
-
-    def _answer_at_end(self, answered: asyncio.Future[Response], ex: ExecutionT) -> None:
-        if not answered.done():
-            answered.set_result(self.unanswered(ex))
 
     def client_left(self, answered: asyncio.Future[Response], live: TaskRun | ThreadRun) -> None:
         """Detach the client of a run, or drop the answer that it has no more use for.
@@ -210,17 +202,35 @@ class RunExecutor(Generic[ExecutionT]):
         ``ended`` is called at the end, whether or not there was an answer.
         """
         self.begin(run)
-        task = run.start(flow)
-        self._tasks.add(task)
-        task.add_done_callback(partial(self._task_ended, run, ended))
+        task = self._tasks[run] = run.start(self._run_to_end(run, flow, ended))
         return task
 
-    def _task_ended(
-        self, run: TaskRun, ended: Callable[[], None], task: asyncio.Task[None]
-    ) -> None:
-        self._tasks.discard(task)
-        if not task.cancelled() and task.exception() is not None:
-            _broke(run.ex, task.exception())
+    async def _run_to_end(self, run: TaskRun, flow: Flow[None], ended: Callable[[], None]) -> None:
+        """Run a flow of a run in this task, and see to its end.
+
+        A callback of the task would take one more turn of the event loop, after the client's.
+        """
+        try:
+            if run.begins_with_task:
+                await next_turn()
+            await drive_async(flow, run.perform)
+        except GeneratorExit:  # the loop was closed without an end of its tasks
+            raise
+        except asyncio.CancelledError:
+            self._task_ended(run, ended)
+            raise
+        except BaseException as error:
+            _broke(run.ex, error)
+            task = self._tasks[run]
+            self._task_ended(run, ended)
+            if not isinstance(error, Exception):  # it ends the event loop
+                task.add_done_callback(asyncio.Task.exception)  # which has been logged
+                raise
+        else:
+            self._task_ended(run, ended)
+
+    def _task_ended(self, run: TaskRun, ended: Callable[[], None]) -> None:
+        del self._tasks[run]
         ended()
         self._end(run)
 
@@ -261,8 +271,39 @@ class RunExecutor(Generic[ExecutionT]):
     def _keep(self, work: Coroutine[Any, Any, None]) -> None:
         """Run a coroutine in a task of this loop that is no run's."""
         task = asyncio.get_running_loop().create_task(work)
-        self._tasks.add(task)
-        task.add_done_callback(self._tasks.discard)
+        self._other_tasks.add(task)
+        task.add_done_callback(self._other_tasks.discard)
+
+
+class _Client(Generic[ExecutionT]):
+    """The client of a run, which waits on an event loop.
+
+    Args:
+        runs: what runs it.
+        ex: the execution.
+        answered: gets the answer.
+    """
+
+    __slots__ = ("_answered", "_ex", "_runs")
+
+    def __init__(
+        self, runs: RunExecutor[ExecutionT], ex: ExecutionT, answered: asyncio.Future[Response]
+    ) -> None:
+        self._runs = runs
+        self._ex = ex
+        self._answered = answered
+
+    def reply(self, response: Response) -> None:
+        """Answer, unless the client is gone."""
+        if self._answered.done():
+            self._runs.discard(response)
+        else:
+            self._answered.set_result(response)
+
+    def run_ended(self) -> None:
+        """Answer if the run has not."""
+        if not self._answered.done():
+            self._answered.set_result(self._runs.unanswered(self._ex))
 
 
 class EventWatermark:

@@ -9,9 +9,9 @@ from __future__ import annotations
 import asyncio
 import contextvars
 import inspect
-from collections.abc import Awaitable, Callable, Coroutine, Mapping, Sequence
+from collections.abc import Awaitable, Callable, Coroutine, Generator, Mapping, Sequence
 from collections.abc import Set as AbstractSet
-from types import CoroutineType, FunctionType
+from types import CoroutineType, FunctionType, coroutine
 from typing import Any, ClassVar, TypeVar
 
 from durable_core.commit_queue import CommitFuture
@@ -80,7 +80,7 @@ from durable_core.runners.thread import (
 )
 from durable_core.runners.time_limit import LimitedCall, time_is_over
 
-__all__ = ["STEP_CODE", "TaskRun"]
+__all__ = ["STEP_CODE", "TaskRun", "next_turn"]
 
 T = TypeVar("T")
 
@@ -101,6 +101,8 @@ class TaskRun:
     """
 
     kind = HandlerKind.ASYNC_DEF
+    #: Its task is made for it, and so its coroutine awaits the first turn of that.
+    begins_with_task = True
     #: What answers each effect.
     performers: ClassVar[Mapping[type[Effect], Callable[[Any, Any], Any]]]
     _task: asyncio.Task[object] | None = None  # of the handler, while that runs
@@ -133,13 +135,17 @@ class TaskRun:
         #: Called if the run goes on while its handler, which does not end, still runs.
         self.left: Callable[[], None] = _nothing
 
-    def start(self, flow: Flow[None]) -> asyncio.Task[None]:
-        """Run the flow in a task of its own, which no framework can cancel.
+    def start(self, code: Coroutine[Any, Any, None]) -> asyncio.Task[None]:
+        """Run a coroutine in a task of its own, which no framework can cancel.
+
+        Its first part, up to where it awaits the next turn of the event loop, runs now: a task that
+        is cancelled before its first turn does not begin its coroutine, which so never ends.
 
         The loop's task factory is not asked. An eager one would begin the handler within the code
         that serves the request, and ours looks for the tasks that a handler makes.
         """
-        return asyncio.Task(drive_async(flow, self.perform), loop=self._loop)
+        code.send(None)
+        return asyncio.Task(code, loop=self._loop)
 
     @property
     def _unwinder(self) -> HandlerUnwinder:
@@ -608,6 +614,12 @@ class TaskRun:
 
 #: Of the coroutine of a step, which it is known by.
 STEP_CODE = TaskRun.drive.__code__
+
+
+@coroutine
+def next_turn() -> Generator[None, None, None]:
+    """Await the next turn of the event loop."""
+    yield
 
 
 async def _await_value(value: Awaitable[T]) -> T:

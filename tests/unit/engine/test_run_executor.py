@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
+import gc
+import logging
 from collections.abc import AsyncIterable
 from contextvars import ContextVar
 
@@ -12,6 +15,7 @@ from durable_core import Request, Response
 from durable_core.api.step import step, sync_step
 from durable_core.engine.runs import RunExecutor
 from durable_core.engine.worker import Worker
+from durable_core.flow.effects import CallHandler, Flow
 from durable_core.flow.execution import StoredExecution
 from durable_core.flow.options import ResolvedOptions
 from durable_core.flow.scope import HandlerKind
@@ -77,6 +81,86 @@ def test_an_execution_without_an_answer() -> None:
         answers = asyncio.run(asked(node))
 
     assert [b"nothing of r1"] * 2 == [each.body for each in answers]
+
+
+def test_a_task_that_is_cancelled_before_it_begins() -> None:
+    """Its run is over all the same: nothing waits for it, and its client is answered."""
+
+    async def handler(asked: Request) -> None:
+        raise AssertionError("its task is cancelled before it begins")
+
+    async def main(node: Worker) -> tuple[bool, list[str], bool]:
+        runs = RunExecutor(node, unanswered)
+        ended: list[str] = []
+        run = runs.task_run(node, execution(node), handler)
+        flow = node.flows.execute(run.ex)
+        task = runs.run_in_task(run, flow, lambda: ended.append("ended"))
+        task.cancel()
+        await asyncio.wait([task])
+        return task.cancelled(), ended + list(node.live), runs.has_tasks
+
+    with lab() as process:
+        process.durable.start()
+        node = process.engine.worker
+        assert node is not None
+        assert (True, ["ended"], False) == asyncio.run(main(node))
+
+
+@pytest.mark.parametrize("error", [KeyboardInterrupt(), SystemExit(3), RuntimeError("broken")])
+def test_a_task_that_breaks(error: BaseException, caplog: pytest.LogCaptureFixture) -> None:
+    """Its run is over, and the error is logged once; what ends the event loop does."""
+
+    async def handler(asked: Request) -> None:
+        await asyncio.sleep(0)
+        raise error
+
+    def broken(ex: StoredExecution) -> Flow[None]:
+        yield CallHandler()
+        raise error
+
+    async def begin(node: Worker, runs: RunExecutor[StoredExecution], ended: list[str]) -> None:
+        run = runs.task_run(node, execution(node), handler)
+        runs.run_in_task(run, broken(execution(node)), lambda: ended.append("ended"))
+
+    with lab() as process, contextlib.closing(asyncio.new_event_loop()) as loop:
+        process.durable.start()
+        node = process.engine.worker
+        assert node is not None
+        runs, ended = RunExecutor(node, unanswered), list[str]()
+        loop.run_until_complete(begin(node, runs, ended))
+        with (
+            contextlib.nullcontext() if isinstance(error, Exception) else pytest.raises(type(error))
+        ):
+            loop.run_until_complete(asyncio.sleep(0.01))
+        loop.run_until_complete(asyncio.sleep(0))
+        error.__traceback__ = None  # which refers to the task
+        gc.collect()
+
+        assert (["ended"], [], False) == (ended, list(node.live), runs.has_tasks)
+    broke = [each.getMessage() for each in caplog.records if each.levelno >= logging.ERROR]
+    assert ["run r1: the execution broke"] == broke
+
+
+def test_a_run_is_over_when_its_client_is_answered() -> None:
+    """Its end takes no turn of the event loop after that of its client."""
+    with lab() as process:
+        process.durable.start()
+        node = process.engine.worker
+        assert node is not None
+        live = node.live
+        seen: list[int] = []
+
+        async def handler(asked: Request) -> None:
+            seen.append(len(live))
+
+        async def main() -> bool:
+            await process.endpoint(handler).handle_async(request())
+            seen.append(len(live))
+            return node.runs.has_tasks
+
+        has_tasks = asyncio.run(main())
+
+    assert ([1, 0], False) == (seen, has_tasks)
 
 
 _USER: ContextVar[str] = ContextVar("user", default="nobody")
