@@ -25,7 +25,12 @@ from durable_core.flow.flows import EngineFlows
 from durable_core.flow.scope import HandlerKind, enter_run
 from durable_core.http.request import Request
 from durable_core.http.response import Response
-from durable_core.runners.begun_call import HAS_PYTHON_TASKS, BegunCall, LateTask
+from durable_core.runners.begun_call import (
+    HAS_PYTHON_TASKS,
+    BegunCall,
+    LateCoroutine,
+    LateTask,
+)
 from durable_core.runners.host import RunHost
 from durable_core.runners.run_tasks import CURRENT_TASKS, RunTasks
 from durable_core.runners.settings import RegisteredEndpoint
@@ -56,7 +61,6 @@ class DeferredRun:
     """
 
     kind = HandlerKind.ASYNC_DEF
-    _has_begun = False
 
     def __init__(
         self,
@@ -69,7 +73,8 @@ class DeferredRun:
     ) -> None:
         self.refusal: HTTPError | None = None
         self._run: _LateRun | None = None
-        self._task: LateTask | None = None
+        self._task: LateTask | None = None  # until the run has it
+        self._code: LateCoroutine | None = None  # of the task, from then on
         self._is_over = False
         self._host = host
         self._runs = runs
@@ -100,7 +105,7 @@ class DeferredRun:
         return self._needed().drive(self._once_begun(flow))
 
     def _once_begun(self, flow: Flow[Any]) -> Flow[Any]:
-        if not self._has_begun:
+        if self._code is None or not self._code.has_begun:
             yield AwaitRun()
         return (yield from flow)
 
@@ -148,14 +153,6 @@ class DeferredRun:
         finally:
             tasks.running = None
 
-    async def _go_on(self, rest: Coroutine[Any, Any, None]) -> None:
-        """Do what the task of the handler does from its second turn on."""
-        self._has_begun = True  # not before, whatever else has its turn first
-        try:
-            await rest
-        finally:
-            enter_run(None)  # the run refers to this task: a cycle would keep its memory
-
     def is_needless(self, begun: BegunCall) -> bool:
         """Tell whether the handler has ended and has no use for a run; then it gets none."""
         self._is_over = (
@@ -181,14 +178,9 @@ class DeferredRun:
         """
         run, task = self._needed(), self._task
         assert task is not None
-
-        def go_on(rest: Coroutine[Any, Any, None]) -> asyncio.Task[None]:
-            task.code.rest = self._go_on(rest)
-            self._task = None
-            return task
-
+        self._task, self._code = None, task.code
         answer = ClientAnswer(self._runs, run, run.execution, self._loop)
-        run.begin_late(go_on, handler, answer.set)
+        run.take(task, handler, answer.set)
         self._runs.run_in_task(run, self.flows.execute(run.execution), answer.run_ended)
         return answer
 
@@ -231,10 +223,10 @@ class ClientAnswer:
 
     Attributes:
         response: the answer; None until it is there.
-        listener: who sends it. To be set before the run goes on.
+        listener: is told of it, and of the end of the run. Whoever only waits needs none.
     """
 
-    listener: AnswerListener
+    listener: AnswerListener | None = None
 
     def __init__(
         self,
@@ -259,13 +251,15 @@ class ClientAnswer:
         self.response = response
         if self._arrival is not None and not self._arrival.done():
             self._arrival.set_result(None)
-        self.listener.answer_arrived()
+        if self.listener is not None:
+            self.listener.answer_arrived()
 
     def run_ended(self) -> None:
         """Answer if the run has not."""
         if self.response is None and not self._is_left:
             self.set(self._runs.unanswered(self._ex))
-        self.listener.run_ended()
+        if self.listener is not None:
+            self.listener.run_ended()
 
     async def wait(self) -> Response:
         """Return the answer. Cancelling this means that the client is gone; the run goes on."""
@@ -296,35 +290,28 @@ class _LateRun(TaskRun):
     def __init__(self, host: RunHost, ex: StoredExecution, tasks: RunTasks) -> None:
         super().__init__(host, ex, not_begun, tasks=tasks)
         self.execution = ex
-        self._go_on: Callable[[Coroutine[Any, Any, None]], asyncio.Task[None]]
+        self._late_task: LateTask | None = None
 
-    def begin_late(
+    def take(
         self,
-        go_on: Callable[[Coroutine[Any, Any, None]], asyncio.Task[None]],
+        task: LateTask,
         handler: Callable[[Request], Coroutine[Any, Any, Any]],
         reply: Callable[[Response], None],
     ) -> None:
         """Take what the run needs to begin.
 
         Args:
-            go_on: has the task of the handler run a coroutine.
+            task: that of the handler.
             handler, reply: see ``TaskRun``.
         """
-        self._go_on = go_on
-        self._handler = _once(handler)  # which knows the run: a cycle would keep its memory
-        self._reply = reply
+        self._late_task, self._handler, self._reply = task, handler, reply
 
     def start(self, code: Coroutine[Any, Any, None]) -> asyncio.Task[None]:
         """Run the coroutine in the task of the handler."""
-        task = self._go_on(code)
-        del self._go_on
+        task, self._late_task = self._late_task, None
+        assert task is not None
+        task.code.rest = code
         return task
-
-
-def _once(call: Callable[[Request], Coroutine[Any, Any, Any]]) -> Any:
-    """Return a function that passes one call on, and forgets where to."""
-    calls = [call]
-    return lambda request: calls.pop()(request)
 
 
 def not_begun(request: Request) -> Any:

@@ -25,23 +25,24 @@ class LateCoroutine(Coroutine[Any, Any, None]):
 
     Attributes:
         rest: what it does; None until it is known.
+        has_begun: it does that.
     """
 
     rest: Coroutine[Any, Any, None] | None = None
-    _has_begun = False
+    has_begun = False
 
     def send(self, value: Any, /) -> Any:
         """Go on."""
         if self.rest is None:
             raise StopIteration
-        self._has_begun = True
+        self.has_begun = True
         return self.rest.send(value)
 
     def throw(self, *error: Any) -> Any:
         """Go on with an error."""
         if self.rest is None:
             raise StopIteration
-        if not self._has_begun:
+        if not self.has_begun:
             self.send(None)
         return self.rest.throw(*error)
 
