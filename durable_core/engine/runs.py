@@ -56,11 +56,13 @@ from durable_core.ports import (
     CheckpointResult,
     ClaimedRun,
     CorruptRun,
+    Delete,
     Deliver,
     Delivered,
     EarlierRun,
     Fork,
     IdempotencyKey,
+    Prune,
     Release,
     Retry,
     SealedRun,
@@ -717,7 +719,10 @@ class RunManager(RunExecutor[StoredExecution]):
     # -- what commits mean to others in this process ----------------------------------------
 
     def on_commit(self, batch: Sequence[CommitFuture[Any]]) -> None:
-        """Pass on what was committed to those in this process who wait for it."""
+        """Pass on what was committed to those in this process who wait for it.
+
+        The scheduler notices the commits of other processes only.
+        """
         worker = self._worker
         if worker.observers.watched:
             report_begun(worker.observers, batch)
@@ -750,7 +755,7 @@ class RunManager(RunExecutor[StoredExecution]):
             elif isinstance(write, Deliver) and isinstance(answer, Delivered):
                 if answer.resumed_runs:
                     worker.wake_scheduler()
-            elif isinstance(write, Retry | Fork) and answer is True:
+            elif isinstance(write, Retry | Fork | Delete | Prune) and answer:
                 worker.wake_scheduler()
             elif isinstance(write, Begin):
                 if isinstance(answer, Begun) and answer.is_queued:

@@ -141,6 +141,7 @@ class Scheduler:
     def start(self) -> None:
         """Register the process and start the thread."""
         self.register()
+        self._refresh_workers()  # while it is alone, requests and steps ask the store for less
         self._skew = self._clock_skew()
         self._thread = threading.Thread(target=self._run, name="durable-scheduler", daemon=True)
         self._thread.start()

@@ -424,7 +424,11 @@ class Store(Protocol):
 
 
 class Wakeups(Protocol):
-    """Notifies a thread that another process, which shares the store, has committed."""
+    """Notifies a thread that another process, which shares the store, has committed.
+
+    So does :meth:`Store.run_maintenance` in this process, if it has ended a wait. Of what the
+    engine commits in this process it knows itself: a store that notifies of that, too, is slower.
+    """
 
     def changed(self) -> bool:
         """Return whether another process may have committed since the last call. Cheap.

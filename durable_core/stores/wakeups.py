@@ -15,15 +15,15 @@ _IDLE = 0.1
 
 
 class PolledWakeups(Wakeups):
-    """Looks at a number that changes with each commit of another process.
+    """Looks at a value that changes with each commit of another process.
 
     Args:
-        counter: returns that number. Cheap.
+        counter: returns that value, which is not None. Cheap.
     """
 
-    def __init__(self, counter: Callable[[], int]) -> None:
+    def __init__(self, counter: Callable[[], object]) -> None:
         self._counter = counter
-        self._seen: int | None = None
+        self._seen: object = None
         self._notified = threading.Event()
 
     def changed(self) -> bool:

@@ -99,6 +99,9 @@ class StreamHub:
         publisher = self._publishers.get(write.run_id)
         if publisher is not None:
             publisher.committed(write)
+            return
+        for look in self._lookers.get(write.run_id, ())[:]:  # of a run that is not live here
+            look()
 
     # -- readers ----------------------------------------------------------------------------
 
@@ -108,7 +111,7 @@ class StreamHub:
         Args:
             run_id: the run.
             wake: called when the log has something new.
-            look: called when the store has something new from another process.
+            look: called when the store has something new that is in no log here.
         """
         with self.lock:
             self._lookers.setdefault(run_id, []).append(look)

@@ -24,6 +24,8 @@ P = ParamSpec("P")
 T = TypeVar("T")
 
 _READ_SECONDS = 5.0
+#: For so long a look for the commits of others waits for a commit of this process, seconds.
+_COUNTER_PATIENCE = 0.02
 #: How often a commit looks whether another process still writes, seconds.
 _BUSY_PAUSE = 0.001
 #: New rows go to the right-hand edge of every tree, so a run needs some 50 pages at any size of the
@@ -46,7 +48,7 @@ class ConnectionsClosedError(Exception):
 
 
 class Connections:
-    """A connection that writes, some that read, and two for housekeeping.
+    """A connection that writes, some that read, and one for housekeeping.
 
     All are opened on first use. None may be used, or closed, in another process than this one.
     """
@@ -65,12 +67,13 @@ class Connections:
         self._free: deque[sqlite3.Connection] = deque()
         self._readers = 0
         self._count_lock = threading.Lock()
-        self._version_reader: sqlite3.Connection | None = None
-        self._watch_lock = threading.Lock()
         self._checkpointer: sqlite3.Connection | None = None
         self._keep_lock = threading.Lock()
         self._checkpointed = (0, 0)
         self._scan_pause = 0
+        self._opened_at = time.monotonic_ns()  # tells the counter of a fork from its parent's
+        self._version = 0
+        self._changes = 0  # those that SQLite's data_version does not count here
 
     def commit(self, writes: Sequence[Write[object]], wait: float) -> Sequence[Answer]:
         """Apply the writes on the writing connection."""
@@ -126,14 +129,15 @@ class Connections:
         The same holds for its log, where the last commits are. A file that cannot be looked at now
         may be where it was.
         """
+        log_file = self._log_file  # another thread may find it meanwhile
         try:
             file = _identity(self._path)
-            log = None if self._log_file is None else _identity(self._log_path)
+            log = None if log_file is None else _identity(self._log_path)
         except OSError:
             return
         if self._file is None:
             self._file = file
-        self._moved = self._moved or file != self._file or log != self._log_file
+        self._moved = self._moved or file != self._file or log != log_file
         if self._moved:
             self._refuse_moved()
 
@@ -191,23 +195,42 @@ class Connections:
         with self._count_lock:
             self._readers -= 1
 
-    def change_counter(self) -> int:
-        """Return a number that changes with each commit of another connection.
+    def change_counter(self) -> tuple[int, ...]:
+        """Return a value that changes with each commit but those of :meth:`commit`.
+
+        SQLite counts for each connection what the others have committed. While this cannot be
+        told, because a commit takes long, the value changes, too.
 
         If the file is not where it was, nothing more is read from or written to it.
         """
-        with self._watch_lock:
-            if self._version_reader is None:
-                self._version_reader = self._connect()
+        version = self._data_version()
+        if version is None:
+            self._changes += 1
+        else:
+            self._version = version
+        return self._opened_at, self._version, self._changes
+
+    def _data_version(self) -> int | None:
+        """Return SQLite's number for what others have committed; None if it cannot be told now."""
+        if not self._write_lock.acquire(timeout=_COUNTER_PATIENCE):
+            return None
+        try:
+            db = self._writer
+            if db is None:
+                db = self._open_writer()
             else:
                 self._check_file()
-            try:
-                [version] = self._version_reader.execute("PRAGMA data_version").fetchone()
-            except sqlite3.Error as error:
-                raise store_error(error, self._path) from error
+            [version] = db.execute("PRAGMA data_version").fetchone()
             if self._log_file is None:
                 self._log_file = self._find_log()
             return int(version)
+        except sqlite3.Error as error:
+            fault = store_error(error, self._path)
+            if isinstance(fault, StoreBusyError):
+                return None
+            raise fault from error
+        finally:
+            self._write_lock.release()
 
     def _find_log(self) -> tuple[int, int] | None:
         """Return which file the log is. It stays while a connection of ours is open."""
@@ -266,6 +289,7 @@ class Connections:
                 if spreading:
                     spread_part(writer)
                 writer.execute("COMMIT")
+                self._changes += 1
             except BaseException as error:
                 if writer.in_transaction:
                     writer.execute("ROLLBACK")
@@ -311,12 +335,12 @@ class Connections:
         """
         give_up = time.monotonic() + patience
         # In the order of checkpoint(), which takes the second while it holds the first.
-        with self._keep_lock, self._write_lock, self._watch_lock, self._count_lock:
+        with self._keep_lock, self._write_lock, self._count_lock:
             self._closed = True
-            for db in (self._writer, self._version_reader, self._checkpointer):
+            for db in (self._writer, self._checkpointer):
                 if db is not None:
                     db.close()
-            self._writer = self._version_reader = self._checkpointer = None
+            self._writer = self._checkpointer = None
         self._close_free()
         while self._readers and time.monotonic() < give_up:
             time.sleep(0.001)

@@ -171,8 +171,8 @@ class SQLiteStore(Store):
         self._on_connections(Connections.checkpoint)
         self._on_connections(Connections.match_part)
 
-    def change_counter(self) -> int:
-        """Return a number that changes when another connection has committed."""
+    def change_counter(self) -> tuple[int, ...]:
+        """Return a value that changes when another process, or maintenance, has committed."""
         return self._on_connections(Connections.change_counter)
 
     def now(self, local: int) -> int:

@@ -98,6 +98,22 @@ def test_a_later_execution_has_the_place_of_an_earlier_one() -> None:
     assert 1 == stream.log.snapshot()[0].index
 
 
+def test_readers_look_when_a_run_is_written_that_is_not_live() -> None:
+    """Such as the end of a run that could not be resumed; nothing else tells them here."""
+    streams, looked = StreamHub(ActiveRuns()), list[int]()
+
+    def note() -> None:
+        looked.append(1)
+
+    log = streams.join("r1", wake, note)
+    streams.committed(memo_write("r2"))
+    before = len(looked)
+    streams.committed(memo_write())
+    streams.leave(log, wake, note)
+
+    assert (0, 1) == (before, len(looked))
+
+
 def test_readers_look_when_another_process_has_gone_on() -> None:
     """Once for each change, and only those whose run is executed elsewhere."""
     streams, store, looked = StreamHub(ActiveRuns()), MemoryStore(), list[int]()

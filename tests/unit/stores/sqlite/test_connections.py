@@ -14,10 +14,11 @@ from pathlib import Path
 
 import pytest
 
-from durable_conformance.store_values import created, memo_write
+from durable_conformance.store_values import created, event, memo_write, wait
 from durable_core.errors import StoreBusyError, StoreError
-from durable_core.ports import StoredRequest
+from durable_core.ports import SendEvents, StoredRequest
 from durable_core.stores.sqlite import connections as handles_module
+from durable_core.stores.sqlite import events
 from durable_core.stores.sqlite.connections import Connections, ConnectionsClosedError
 from durable_core.stores.sqlite.opening import connect, prepare
 
@@ -90,6 +91,53 @@ def test_the_version_changes_with_commits_of_others(path: str, handles: Connecti
 
     assert before != handles.change_counter()
     others.close()
+
+
+def test_the_version_does_not_change_with_its_own_commits(
+    handles: Connections, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Nor when they are refused, alone or in a group, nor when the log is moved or begun anew."""
+    monkeypatch.setattr(handles_module, "_WAL_BYTES", 0)
+    monkeypatch.setattr(handles_module, "_COMMITS_BETWEEN_CHECKPOINTS", 0)
+    before = handles.change_counter()
+    for number in range(3):
+        handles.commit([created(f"r{number}")], 1.0)
+        handles.commit([memo_write("unknown")], 1.0)
+        handles.commit([memo_write("unknown"), created(f"s{number}")], 1.0)
+        handles.checkpoint()
+
+    assert before == handles.change_counter()
+    assert 6 == handles.read(count_runs)
+
+
+def test_the_version_changes_with_what_maintenance_has_matched(
+    handles: Connections, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The wait may be that of a live run here; once there is nothing left to match, it stays."""
+    monkeypatch.setattr(events, "_WAITS", 2)
+    ids = ("r1", "r2", "r3")
+    handles.commit([replace(created(each), pending=(wait(),)) for each in ids], 1.0)
+    handles.commit([SendEvents(app="app", events=(event("1"),), now=1)], 1.0)
+    before = handles.change_counter()
+    handles.match_part()
+    after = handles.change_counter()
+    handles.match_part()
+
+    assert before != after
+    assert after == handles.change_counter()
+
+
+def test_while_a_commit_takes_long_the_version_changes(
+    handles: Connections, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """What others have committed cannot be told then."""
+    monkeypatch.setattr(handles_module, "_COUNTER_PATIENCE", 0.001)
+    before = handles.change_counter()
+    with handles._write_lock:
+        during = handles.change_counter()
+
+    assert before != during
+    assert during == handles.change_counter()
 
 
 def test_a_commit_that_does_not_wait_is_refused_at_once(path: str, handles: Connections) -> None:
