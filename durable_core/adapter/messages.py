@@ -8,8 +8,9 @@ from __future__ import annotations
 import logging
 import re
 from collections.abc import Iterable
-from dataclasses import dataclass
+from functools import lru_cache
 from ipaddress import IPv6Address
+from typing import NamedTuple
 from urllib.parse import quote
 
 from durable_core.adapter.exchange import AsyncExchange, Exchange
@@ -17,7 +18,7 @@ from durable_core.errors import BadRequest, HTTPError
 from durable_core.flow.env import Limits
 from durable_core.http.headers import Headers
 from durable_core.http.request import Request
-from durable_core.http.response import Response
+from durable_core.http.response import Body, Response
 
 __all__ = [
     "IncomingHead",
@@ -28,7 +29,6 @@ __all__ = [
     "has_server_field",
     "loggable_path",
     "parse_content_length",
-    "parse_declared_length",
     "parse_head",
     "parse_request",
     "prepare_response",
@@ -45,15 +45,20 @@ _logger = logging.getLogger("durable.adapter")
 _IN_PATH = "%/:@!$&'()*+,;=-._~"
 #: What is left as it is in a query: all that prints but ``#``, which would end it.
 _IN_QUERY = "!\"$%&'()*+,-./:;<=>?@[\\]^_`{|}~"
+#: A path, and a query if there is one, in which nothing has to be quoted. Nearly all targets are.
+_PLAIN_TARGET = re.compile(
+    rf"/[A-Za-z0-9{re.escape(_IN_PATH)}]*(?:\?[A-Za-z0-9{re.escape(_IN_QUERY)}]+)?"
+)
 _SCHEME = re.compile(r"[A-Za-z][A-Za-z0-9+.\-]*")
 _ABSOLUTE = re.compile(r"https?://([^/?#]*)(.*)", re.DOTALL | re.IGNORECASE)
 #: A host as RFC 3986 has it, section 3.2.2, with an optional port.
 _HOST = re.compile(r"(?:[A-Za-z0-9._~%\-]+|\[([0-9A-Fa-f:.]+)\])(?::([0-9]*))?")
 _DEFAULT_PORTS = {"http": 80, "https": 443}
+#: Without any of these fields a request has no body.
+_ABOUT_BODY = frozenset({"content-length", "transfer-encoding", "expect"})
 
 
-@dataclass(frozen=True, slots=True)
-class IncomingHead:
+class IncomingHead(NamedTuple):
     """The head of a request that is not refused.
 
     Attributes:
@@ -66,19 +71,6 @@ class IncomingHead:
     length: int | None
     expects_continue: bool
 
-    def with_body(self, body: bytes) -> Request:
-        """Return the whole request."""
-        head = self.request
-        return Request(
-            method=head.method,
-            url=head.url,
-            headers=head.headers,
-            body=body,
-            path_params=head.path_params,
-            root_path=head.root_path,
-            client=head._client,
-        )
-
 
 def parse_head(exchange: Exchange | AsyncExchange, limits: Limits) -> IncomingHead:
     """Return what an exchange says about its request.
@@ -90,25 +82,19 @@ def parse_head(exchange: Exchange | AsyncExchange, limits: Limits) -> IncomingHe
         BadRequest: a method, target, host, length or field that HTTP does not allow.
         HTTPError: 431, a head over the limit; 413, an announced body over the limit.
     """
-    _check_head_size(exchange, limits.head)
-    hosts, lengths, codings, expects = [], [], False, False
-    for field, value in exchange.fields:
-        name = field.lower()
-        if name == "host":
-            hosts.append(value)
-        elif name == "content-length":
-            lengths.append(value)
-        elif name == "transfer-encoding":
-            codings = True
-        elif name == "expect":
-            expects = expects or value.strip().lower() == "100-continue"
-    length = parse_content_length(", ".join(lengths))
-    if codings and length is not None:
-        raise BadRequest("transfer-encoding excludes content-length")
-    if length is not None and length > limits.body:
-        raise too_large(limits.body)
-    has_body = codings or bool(length)
-    return IncomingHead(_parse_request(exchange, hosts), length, expects and has_body)
+    size = len(exchange.method) + len(exchange.target)
+    for name, value in exchange.fields:
+        size += len(name) + len(value) + 4
+    if size > limits.head:
+        raise HTTPError(431, f"at most {limits.head} bytes are accepted")
+    try:
+        headers = Headers(exchange.fields)
+    except ValueError as error:
+        raise BadRequest(str(error)) from error
+    length, expects = None, False
+    if headers.has_any(_ABOUT_BODY):
+        length, expects = _parse_framing(headers, limits.body)
+    return IncomingHead(_parse_request(exchange, headers), length, expects)
 
 
 def parse_request(exchange: Exchange | AsyncExchange, limits: Limits, body: bytes) -> Request:
@@ -130,55 +116,97 @@ def complete_request(head: IncomingHead, limits: Limits, body: bytes) -> Request
         raise too_large(limits.body)
     if head.length is not None and len(body) < head.length:
         raise BadRequest(f"the body ended after {len(body)} of {head.length} bytes")
-    return head.with_body(body)
+    request = head.request
+    if not body:
+        return request
+    return Request(
+        method=request.method,
+        url=request.url,
+        headers=request.headers,
+        body=body,
+        path_params=request.path_params,
+        root_path=request.root_path,
+        client=request._client,
+    )
 
 
-def _check_head_size(exchange: Exchange | AsyncExchange, limit: int) -> None:
-    size = len(exchange.method) + len(exchange.target)
-    size += sum(len(name) + len(value) + 4 for name, value in exchange.fields)
-    if size > limit:
-        raise HTTPError(431, f"at most {limit} bytes are accepted")
+def _parse_framing(headers: Headers, most: int) -> tuple[int | None, bool]:
+    """Return the announced length of a body, and whether the client waits to send one.
+
+    Raises:
+        BadRequest: it cannot be told for sure where the body ends.
+        HTTPError: 413, it is longer than ``most`` bytes.
+    """
+    length = parse_content_length(", ".join(headers.get_all("content-length")))
+    is_coded = "transfer-encoding" in headers
+    if is_coded and length is not None:
+        raise BadRequest("transfer-encoding excludes content-length")
+    if length is not None and length > most:
+        raise too_large(most)
+    expects = any(each.strip().lower() == "100-continue" for each in headers.get_all("expect"))
+    return length, expects and (is_coded or bool(length))
 
 
-def _parse_request(exchange: Exchange | AsyncExchange, hosts: list[str]) -> Request:
-    fields = exchange.fields
-    authority, target = split_target(exchange.target)
+def _parse_request(exchange: Exchange | AsyncExchange, headers: Headers) -> Request:
+    authority, target = None, exchange.target
+    if _PLAIN_TARGET.fullmatch(target) is None:
+        authority, target = _quote_target(target)
     if authority is not None:
-        fields = [("host", authority), *(each for each in fields if each[0].lower() != "host")]
-    elif len(hosts) > 1:
-        raise BadRequest("there must be one Host header")
+        headers = Headers((("host", authority), *headers.without(("host",)).raw))
     else:
+        hosts = headers.get_all("host")
+        if len(hosts) > 1:
+            raise BadRequest("there must be one Host header")
         authority = (hosts[0] if hosts else "") or exchange.authority
+    try:
+        return Request(
+            method=exchange.method,
+            url=_origin_of(exchange.scheme, authority) + target,
+            headers=headers,
+            path_params=exchange.path_params,
+            root_path=exchange.root_path,
+            client=exchange.client,
+        )
+    except ValueError as error:
+        raise BadRequest(str(error)) from error
+
+
+def _quote_target(target: str) -> tuple[str | None, str]:
+    """Return the authority of a target, if it has one, and its path and query as in a URL.
+
+    Raises:
+        BadRequest: it has no path, or characters that are no octets.
+    """
+    authority, target = split_target(target)
     if not target.startswith("/"):
         raise BadRequest("the request target must be a path or a URL")
-    _check_authority(authority)
-    if _SCHEME.fullmatch(exchange.scheme) is None:
-        raise BadRequest("the scheme of the request is none")
     path, mark, query = target.partition("?")
     try:
         # Whoever decoded octets that are no ASCII as characters of another kind gets a bad request.
         path = quote(path, safe=_IN_PATH, encoding="latin-1", errors="strict")
         query = quote(query, safe=_IN_QUERY, encoding="latin-1", errors="strict")
-        return Request(
-            method=exchange.method,
-            url=f"{exchange.scheme}://{authority}{path}{mark * bool(query)}{query}",
-            headers=Headers(fields),
-            path_params=exchange.path_params,
-            root_path=exchange.root_path,
-            client=exchange.client,
-        )
-    except ValueError as error:  # a UnicodeEncodeError is one
+    except UnicodeEncodeError as error:
         raise BadRequest(str(error)) from error
+    return authority, f"{path}{mark * bool(query)}{query}"
 
 
-def _check_authority(authority: str) -> None:
-    """Refuse what would break URLs that are made of it later."""
+@lru_cache(64)  # a server has few names
+def _origin_of(scheme: str, authority: str) -> str:
+    """Return what a URL begins with, up to its path.
+
+    Raises:
+        BadRequest: it would break URLs that are made of it later.
+    """
     found = _HOST.fullmatch(authority)
-    if found is not None:
-        address, port = found.groups()
-        if (address is None or _is_ipv6(address)) and (not port or int(port[:6]) < 65536):
-            return
-    raise BadRequest("the host must be one host, with or without a port")
+    if found is None or not _is_host(*found.groups()):
+        raise BadRequest("the host must be one host, with or without a port")
+    if _SCHEME.fullmatch(scheme) is None:
+        raise BadRequest("the scheme of the request is none")
+    return f"{scheme}://{authority}"
+
+
+def _is_host(address: str | None, port: str | None) -> bool:
+    return (address is None or _is_ipv6(address)) and (not port or int(port[:6]) < 65536)
 
 
 def _is_ipv6(text: str) -> bool:
@@ -271,8 +299,7 @@ _SERVERS_OWN = frozenset(
 )
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class OutgoingHead:
+class OutgoingHead(NamedTuple):
     """A response as it is to be sent.
 
     Attributes:
@@ -305,36 +332,47 @@ def prepare_response(response: Response, *, head: bool) -> OutgoingHead:
         head: whether the request's method is HEAD. The length that a response without a body
             declares is kept then.
     """
-    body, length = response.body, parse_declared_length(response)
-    if isinstance(body, bytes) and (body or not head or length is None):
-        length = len(body)
-    if response.status in _WITHOUT_CONTENT:
-        length = None
-    fields = []
+    fields, declared = [], list[str]()
     for field in response.headers.raw:
         name = field[0].lower()
-        if name in _SERVERS_OWN:
+        if name == "content-length":
+            declared.append(field[1])
+        elif name in _SERVERS_OWN:
             _logger.warning(
                 "the response header %r was dropped: only the server may set it", field[0]
             )
-        elif name != "content-length":
+        else:
             fields.append(field)
+    length = _length_of(response.body, declared, head=head)
+    is_without_content = response.status in _WITHOUT_CONTENT
+    if is_without_content:
+        length = None
     if length is not None:
         fields.append(("content-length", str(length)))
-    return OutgoingHead(
-        fields=tuple(fields),
-        length=length,
-        omit_body=head or response.status in _WITHOUT_CONTENT,
-    )
+    return OutgoingHead(tuple(fields), length, omit_body=head or is_without_content)
 
 
-def parse_declared_length(response: Response) -> int | None:
-    """Return the length that a response declares for its body; None where it declares none."""
-    declared = response.headers.get_all("content-length")
-    if not declared:
-        return None
+def _length_of(body: Body, declared: list[str], *, head: bool) -> int | None:
+    """Return the length to send for a body, None where it is not known.
+
+    Args:
+        body: of a response.
+        declared: what the response says.
+        head: whether the request's method is HEAD.
+    """
+    if not isinstance(body, bytes):
+        return _parse_declared(declared) if declared else None
+    length = len(body)
+    if not declared or declared == [str(length)]:
+        return length
+    meant = _parse_declared(declared)
+    return meant if head and not body and meant is not None else length
+
+
+def _parse_declared(lengths: list[str]) -> int | None:
+    """Return the length that a response declares for its body; None if it is not one number."""
     try:
-        return parse_content_length(", ".join(declared))
+        return parse_content_length(", ".join(lengths))
     except BadRequest:
         _logger.warning("the response header 'content-length' was dropped: it is not one number")
         return None

@@ -249,19 +249,15 @@ def dump_request(
         omit_body: the body is not stored, either.
     """
     secret = SENSITIVE_HEADERS - stored_headers if stored_headers else SENSITIVE_HEADERS
-    headers, withheld = request.headers, set(request.headers._withheld)
-    if headers.has_any(secret):
-        withheld |= secret.intersection(headers.keys())
-        headers = headers.without(secret)
-    if omit_body:
-        withheld.add(_BODY)
+    headers, params = request.headers._withhold(secret), request.path_params
+    withheld = headers._withheld | {_BODY} if omit_body else headers._withheld
     fields = {
         "method": request.method,
         "url": request.url,
         "root_path": request.root_path,
         "headers": headers.raw,
-        "path_params": dict(request.path_params),
-        "withheld": sorted(withheld),
+        "path_params": dict(params) if params else {},
+        "withheld": sorted(withheld) if withheld else (),
     }
     return "".join(_chunks(fields, 0))
 

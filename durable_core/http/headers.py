@@ -58,6 +58,20 @@ SENSITIVE_HEADERS = IDENTIFYING_HEADERS | {
     *("csrf-token", "x-csrf-token", "x-csrftoken", "x-xsrf-token"),
 }
 _NOT_PRINTED = SENSITIVE_HEADERS | {"set-cookie"}
+#: Names that most fields have. To check a name takes longer than to find it here.
+_COMMON_NAMES = frozenset(
+    {
+        *("accept", "accept-encoding", "accept-language", "authorization", "cache-control"),
+        *("connection", "content-encoding", "content-length", "content-type", "cookie", "date"),
+        *("etag", "expect", "forwarded", "host", "idempotency-key", "if-none-match", "location"),
+        *("origin", "pragma", "prefer", "priority", "referer", "retry-after", "sec-ch-ua"),
+        *("sec-ch-ua-mobile", "sec-ch-ua-platform", "sec-fetch-dest", "sec-fetch-mode"),
+        *("sec-fetch-site", "sec-fetch-user", "server", "set-cookie", "te", "traceparent"),
+        *("tracestate", "transfer-encoding", "upgrade-insecure-requests", "user-agent", "vary"),
+        *("via", "x-forwarded-for", "x-forwarded-host", "x-forwarded-port", "x-forwarded-proto"),
+        *("x-real-ip", "x-request-id"),
+    }
+)
 
 
 class Headers:
@@ -78,7 +92,8 @@ class Headers:
     __slots__ = ("_index", "_on_sensitive", "_raw", "_withheld")
 
     _raw: tuple[tuple[str, str], ...]
-    _index: dict[str, tuple[str, ...]] | None
+    #: By lower-case name: the value, or all of a field that is repeated.
+    _index: dict[str, str | tuple[str, ...]] | None
     _withheld: frozenset[str]
     #: Called with the name when a sensitive field that is there is looked up.
     _on_sensitive: Callable[[str], object] | None
@@ -90,8 +105,11 @@ class Headers:
             self._raw = fields._raw
             self._withheld |= fields._withheld
             return
-        pairs = fields.items() if isinstance(fields, Mapping) else fields
-        self._raw = tuple(map(_check_field, pairs))
+        # An abstract class takes longer to tell what it is, so it is asked last.
+        if isinstance(fields, (tuple, list)) or not isinstance(fields, Mapping):
+            self._raw = _check_fields(fields)
+        else:
+            self._raw = _check_fields(fields.items())
 
     @classmethod
     def _trusted(
@@ -114,16 +132,16 @@ class Headers:
         """Lower-case names of the fields that were present but are not stored."""
         return self._withheld
 
-    def _by_name(self) -> dict[str, tuple[str, ...]]:
+    def _by_name(self) -> dict[str, str | tuple[str, ...]]:
         index = self._index
         if index is None:
-            index = {name.lower(): (value,) for name, value in self._raw}
+            index = {name.lower(): value for name, value in self._raw}
             if len(index) < len(self._raw):
                 # Clients may repeat a name thousands of times, so values are collected in lists.
                 lists: dict[str, list[str]] = {}
                 for name, value in self._raw:
                     lists.setdefault(name.lower(), []).append(value)
-                index = {name: tuple(values) for name, values in lists.items()}
+                index |= {name: tuple(values) for name, values in lists.items() if len(values) > 1}
             self._index = index
         return index
 
@@ -135,7 +153,8 @@ class Headers:
                 f"name it in store_headers= to have it on replay"
             )
         index = self._index
-        values = (self._by_name() if index is None else index).get(key, ())
+        found = (self._by_name() if index is None else index).get(key, ())
+        values = found if isinstance(found, tuple) else (found,)
         if self._on_sensitive is not None and values and key in SENSITIVE_HEADERS:
             self._on_sensitive(key)
         return values
@@ -199,6 +218,15 @@ class Headers:
         kept = [pair for pair in self._raw if pair[0].lower() not in gone]
         return Headers._trusted(kept, self._withheld - gone)
 
+    def _withhold(self, names: frozenset[str]) -> Headers:
+        """Return the headers with the fields of these names, in lower case, withheld."""
+        index = self._by_name()
+        if names.isdisjoint(index):
+            return self
+        found = names.intersection(index)
+        kept = [pair for pair in self._raw if pair[0].lower() not in found]
+        return Headers._trusted(kept, self._withheld | found)
+
     def __eq__(self, other: object) -> bool:
         """Return whether both have the same values under the same names, ignoring case."""
         if not isinstance(other, Headers):
@@ -217,19 +245,23 @@ class Headers:
 HeaderFields: TypeAlias = Headers | Mapping[str, str] | Iterable[tuple[str, str]]
 
 
-def _check_field(field: tuple[str, str]) -> tuple[str, str]:
-    """Return the field to keep. Nearly all fields are plain and need no regular expression."""
-    try:
-        name, value = field
-    except ValueError:
-        # It is not shown: it may be a credential.
-        raise TypeError("headers are a mapping, or pairs of a name and a value") from None
-    if type(name) is str and type(value) is str:
-        value = value.strip(" \t")
-        is_plain = value.isascii() and value.isprintable()
-        if is_plain and name.isascii() and name.replace("-", "").isalnum():
-            return name, value
-    return _check_name(name), _check_value(name, value)
+def _check_fields(fields: Iterable[tuple[str, str]]) -> tuple[tuple[str, str], ...]:
+    """Return the fields to keep. Nearly all are plain and need no regular expression."""
+    checked = []
+    for field in fields:
+        try:
+            name, value = field
+        except ValueError:
+            # It is not shown: it may be a credential.
+            raise TypeError("headers are a mapping, or pairs of a name and a value") from None
+        if type(name) is str and type(value) is str:
+            kept = value.strip(" \t")
+            is_token = name in _COMMON_NAMES or (name.isascii() and name.replace("-", "").isalnum())
+            if is_token and kept.isascii() and kept.isprintable():
+                checked.append(field if kept is value and type(field) is tuple else (name, kept))
+                continue
+        checked.append((_check_name(name), _check_value(name, value)))
+    return tuple(checked)
 
 
 def _check_name(name: object) -> str:

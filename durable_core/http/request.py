@@ -147,6 +147,7 @@ class FormParams(QueryParams):
 _NO_PARAMS: Mapping[str, str] = MappingProxyType({})
 _NO_HEADERS = Headers()
 _FORM = "application/x-www-form-urlencoded"
+_COMMON_METHODS = frozenset({"DELETE", "GET", "HEAD", "OPTIONS", "PATCH", "POST", "PUT"})
 _ABSOLUTE = re.compile(r"[A-Za-z][A-Za-z0-9+.\-]*://")
 _CHARSET = re.compile(r""";\s*charset\s*=\s*"?([^\s;"]+)""", re.IGNORECASE)
 #: Charsets that a client may name. Python's other codecs are no charsets, or take quadratic time.
@@ -197,12 +198,13 @@ class Request:
     body: bytes
     path_params: Mapping[str, str]
     root_path: str
-    _path: str | None = field(compare=False)
-    _query: QueryParams | None = field(compare=False)
-    _text: str | None = field(compare=False)
-    _form: FormParams | None = field(compare=False)
     _client: str = field(compare=False)
-    _principal: str = field(compare=False)  # not set if nobody was named
+    # Not set before somebody asks; the last one, unless somebody was named.
+    _path: str = field(compare=False)
+    _query: QueryParams = field(compare=False)
+    _text: str = field(compare=False)
+    _form: FormParams = field(compare=False)
+    _principal: str = field(compare=False)
 
     def __init__(
         self,
@@ -215,7 +217,7 @@ class Request:
         root_path: str = "",
         client: str = "",
     ) -> None:
-        if TOKEN.fullmatch(method) is None:
+        if method not in _COMMON_METHODS and TOKEN.fullmatch(method) is None:
             raise ValueError(f"a method must be an RFC 9110 token such as 'GET', not {method!r}")
         if _ABSOLUTE.match(url) is None:
             raise ValueError("url must be absolute, such as 'http://host/path?query'")
@@ -228,16 +230,12 @@ class Request:
         put(self, "body", body)
         put(self, "path_params", path_params)
         put(self, "root_path", root_path)
-        put(self, "_path", None)
-        put(self, "_query", None)
-        put(self, "_text", None)
-        put(self, "_form", None)
         put(self, "_client", client)
 
     @property
     def path(self) -> str:
         """The decoded path below ``root_path``; it begins with ``/``."""
-        path = self._path
+        path: str | None = getattr(self, "_path", None)
         if path is None:
             path = _path_below(self.root_path, unquote(_raw_path(self.url)))
             object.__setattr__(self, "_path", path)
@@ -268,7 +266,7 @@ class Request:
     @property
     def query(self) -> QueryParams:
         """The parameters of the URL's query."""
-        query = self._query
+        query: QueryParams | None = getattr(self, "_query", None)
         if query is None:
             query = QueryParams(self.url.partition("#")[0].partition("?")[2])
             object.__setattr__(self, "_query", query)
@@ -299,7 +297,7 @@ class Request:
             HTTPError: 415, for a charset that is not known.
             BadRequest: the body is not text in that charset.
         """
-        text = self._text
+        text: str | None = getattr(self, "_text", None)
         if text is None:
             text = _decode(self.body, self.headers.get("content-type") or "")
             object.__setattr__(self, "_text", text)
@@ -312,7 +310,7 @@ class Request:
             HTTPError: 415, for any other content type, or none.
             BadRequest: the body is malformed.
         """
-        form = self._form
+        form: FormParams | None = getattr(self, "_form", None)
         if form is None:
             content_type = self.headers.get("content-type") or ""
             if content_type.partition(";")[0].strip().lower() != _FORM:

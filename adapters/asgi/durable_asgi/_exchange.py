@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import logging
+import re
 from collections.abc import Mapping
 from contextlib import suppress
+from functools import lru_cache
 from typing import Any
 from urllib.parse import quote, unquote_to_bytes
 
@@ -22,6 +24,9 @@ __all__ = ["ASGIExchange"]
 _logger = logging.getLogger("durable.asgi")
 #: What middleware is given that needs a response although the client is gone; as nginx names it.
 _CLIENT_CLOSED_REQUEST = 499
+#: A path that is the same percent-encoded and decoded. Nearly all paths are.
+_PLAIN_PATH = re.compile(r"/[A-Za-z0-9/:@!$&'()*+,;=\-._~]*")
+_authority_of = lru_cache(16)(authority_of)  # of the few sockets that a server listens on
 
 
 class ASGIExchange(AsyncExchange):
@@ -34,16 +39,18 @@ class ASGIExchange(AsyncExchange):
     def __init__(self, scope: Scope, receive: Receive, send: Send) -> None:
         self.method = scope["method"]
         self.scheme = scope.get("scheme") or "http"
-        self.authority = authority_of(self.scheme, *(scope.get("server") or ("localhost", None)))
+        self.authority = _authority_of(self.scheme, *(scope.get("server") or ("localhost", None)))
         self.client = (scope.get("client") or ("",))[0]
         self.root_path = (scope.get("root_path") or "").rstrip("/")
         self.target = _target_of(scope, self.root_path)
         self.fields = [
             (name.decode("latin-1"), value.decode("latin-1")) for name, value in scope["headers"]
         ]
-        params = scope.get("path_params") or {}
-        self.path_params = {str(name): str(value) for name, value in params.items()}
-        self.route = _template_of(scope, self.path_params)
+        params = scope.get("path_params")
+        if params:
+            self.path_params = {str(name): str(value) for name, value in params.items()}
+        if "router" in scope:
+            self.route = _template_of(scope, self.path_params)
         self._receive = receive
         self._send = send
         self._more = True
@@ -76,8 +83,9 @@ class ASGIExchange(AsyncExchange):
 
     async def begin(self, status: int, fields: Fields) -> None:
         """Give the server the head: names in lower case, all in octets."""
-        self._left = next((int(v) for name, v in fields if name.lower() == "content-length"), None)
         headers = [(name.lower().encode(), value.encode("latin-1")) for name, value in fields]
+        length = dict(headers).get(b"content-length")
+        self._left = None if length is None else int(length)
         await self._send({"type": "http.response.start", "status": status, "headers": headers})
         self._begun = True
         if self._left is None:
@@ -141,22 +149,32 @@ def _target_of(scope: Scope, root: str) -> str:
     """Return the target of the request, ``root_path`` included.
 
     Servers and frameworks differ in whether ``path`` holds the prefix ``root_path``; the
-    specification says that it does. ``raw_path`` is optional, and whoever rewrites ``path`` may
-    have forgotten it: it counts only where it is the same path.
+    specification says that it does.
     """
-    _, path = split_target(scope["path"])
+    path, raw, query = scope["path"], scope.get("raw_path"), scope.get("query_string")
+    if not path.startswith("/"):
+        _, path = split_target(path)
     whole = path if path == root or path.startswith(f"{root}/") else root + path
-    target = _quote_path(whole)
-    raw = scope.get("raw_path")
+    target = whole
+    if _PLAIN_PATH.fullmatch(whole) is None or (raw is not None and raw != whole.encode()):
+        target = _encoded_path(whole, path, root, raw)
+    return f"{target}?{query.decode('latin-1')}" if query else target
+
+
+def _encoded_path(whole: str, path: str, root: str, raw: bytes | None) -> str:
+    """Return the path of the request as the client has sent it, or as it may have.
+
+    ``raw_path`` is optional, and whoever rewrites ``path`` may have forgotten it: it counts only
+    where it is the same path.
+    """
     if raw is not None:
         _, sent = split_target(raw.partition(b"?")[0].decode("latin-1"))
         decoded = unquote_to_bytes(sent.encode("latin-1")).decode("utf-8", "replace")
         if decoded == whole:
-            target = sent
-        elif decoded == path:
-            target = _quote_path(root) + sent
-    query = scope.get("query_string", b"").decode("latin-1")
-    return f"{target}?{query}"
+            return sent
+        if decoded == path:
+            return _quote_path(root) + sent
+    return _quote_path(whole)
 
 
 def _quote_path(path: str) -> str:
@@ -167,14 +185,12 @@ def _quote_path(path: str) -> str:
 
 
 def _template_of(scope: Scope, params: Mapping[str, str]) -> str | None:
-    """Return the template by which a framework's router found the path; None if none did.
+    """Return the template by which a framework's router found the path; None if none is known.
 
     Starlette says which route it was; FastAPI does not for routes that are not its own. Then the
     template is made of the path and its parameters. Prefixes of mounts are part of it, a prefix
     that a proxy has taken away is not.
     """
-    if "router" not in scope:
-        return None
     root = scope.get("root_path") or ""
     mount = root[len(scope.get("app_root_path", root)) :]
     route = scope.get("route")

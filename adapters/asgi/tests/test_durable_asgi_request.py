@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 from types import SimpleNamespace
 from typing import Any
-from urllib.parse import quote, unquote, urlsplit
+from urllib.parse import quote, unquote, unquote_to_bytes, urlsplit
 
 import pytest
 from hypothesis import given
@@ -53,6 +53,35 @@ def test_encoding_of_the_path_is_kept(raw: str) -> None:
 
     assert f"http://test{raw}" == request.url
     assert unquote(raw) == request.path
+
+
+@given(
+    path=st.lists(st.sampled_from(["", "a", "B7", "/", "~", ";=@", "%41", " ", "?", "*", "é"])).map(
+        "".join
+    ),
+    root=st.sampled_from(["", "/a", "/a/", "/é", "a"]),
+    raw=st.sampled_from(["none", "plain", "quoted", "over-quoted", "whole", "other"]),
+    query=st.sampled_from([b"", b"q=1", b"?"]),
+)
+def test_any_path_gives_one_url(path: str, root: str, raw: str, query: bytes) -> None:
+    """Whatever the server says of a path, what it means is quoted once, below its prefix."""
+    prefix = root.rstrip("/")
+    path = path if path.startswith("/") else f"/{path}"
+    whole = path if path == prefix or path.startswith(f"{prefix}/") else prefix + path
+    raws = {
+        "none": None,
+        "plain": path.encode(),
+        "quoted": quote(path).encode(),
+        "over-quoted": quote(path, safe="").replace("~", "%7E").encode(),
+        "whole": quote(whole).encode(),
+        "other": b"/other",
+    }
+    scope = http_scope(path=path, root_path=root, raw_path=raws[raw], query_string=query)
+    exchange = ASGIExchange(scope, Exchange(scope).receive, Exchange(scope).send)
+    target, _, rest = exchange.target.partition("?")
+
+    assert query.decode() == rest
+    assert whole == unquote_to_bytes(target.encode("latin-1")).decode()
 
 
 @given(TEXT)

@@ -63,7 +63,7 @@ class AsyncioExchange(AsyncExchange):
             (name.decode("ascii"), value.decode("latin-1")) for name, value in head.headers
         ]
         self.scheme, self.authority = scheme, authority
-        self._is_chunked = any(name == b"transfer-encoding" for name, _ in head.headers)
+        self._is_chunked = any(name == "transfer-encoding" for name, _ in self.fields)
 
     async def send_continue(self) -> None:
         """Ask for the body, unless it comes already."""

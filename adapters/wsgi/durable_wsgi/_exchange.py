@@ -7,6 +7,7 @@ import socket
 import struct
 import sys
 from collections.abc import Iterator, Mapping
+from functools import lru_cache
 from http import HTTPStatus
 from urllib.parse import quote, unquote
 from wsgiref.types import StartResponse, WSGIEnvironment
@@ -42,6 +43,7 @@ _IN_PATH = "/:@!$&'()*+,;=-._~"
 _NO_FIELDS = frozenset({"HTTP_CONTENT_TYPE", "HTTP_CONTENT_LENGTH"})
 _FIELDS = {"CONTENT_TYPE": "content-type", "CONTENT_LENGTH": "content-length"}
 _PHRASES = {int(status): status.phrase for status in HTTPStatus}
+_authority_of = lru_cache(16)(authority_of)  # of the few sockets that a server listens on
 
 
 class WSGIExchange(PulledExchange):
@@ -56,7 +58,7 @@ class WSGIExchange(PulledExchange):
     def __init__(self, environ: WSGIEnvironment, start_response: StartResponse) -> None:
         self.method = environ["REQUEST_METHOD"]
         self.scheme = environ["wsgi.url_scheme"]
-        self.authority = authority_of(self.scheme, environ["SERVER_NAME"], environ["SERVER_PORT"])
+        self.authority = _authority_of(self.scheme, environ["SERVER_NAME"], environ["SERVER_PORT"])
         self.client = environ.get("REMOTE_ADDR", "")
         self.root_path = _decode(environ.get("SCRIPT_NAME", ""))
         self.target = _target_of(environ)
@@ -112,12 +114,13 @@ def _target_of(environ: Mapping[str, str]) -> str:
     query = environ.get("QUERY_STRING", "")
     # gunicorn and waitress have different names for it; servers that rewrite do not change it.
     sent = (environ.get("RAW_URI") or environ.get("REQUEST_URI") or "").partition("?")[0]
-    if unquote(split_target(sent)[1], "latin-1") == path and sent:
-        return f"{sent}?{query}"
-    try:
-        return f"{quote(path or '/', safe=_IN_PATH, encoding='latin-1', errors='strict')}?{query}"
-    except UnicodeEncodeError:
-        return path  # these are no octets: a bad request
+    target = sent
+    if not sent or unquote(split_target(sent)[1], "latin-1") != path:
+        try:
+            target = quote(path or "/", safe=_IN_PATH, encoding="latin-1", errors="strict")
+        except UnicodeEncodeError:
+            return path  # these are no octets: a bad request
+    return f"{target}?{query}" if query else target
 
 
 def _decode(octets: str) -> str:

@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
 from durable_core.adapter.messages import check_chunk, prepare_response
-from durable_core.http.response import Response
+from durable_core.http.response import Body, Response
 
 
 @pytest.mark.parametrize(
@@ -24,6 +26,29 @@ from durable_core.http.response import Response
 def test_length(response: Response, head: bool, expected: list[tuple[str, str]]) -> None:
     """That of a whole body is what it is; a stream keeps its own; some statuses have none."""
     assert tuple(expected) == prepare_response(response, head=head).fields
+
+
+@given(
+    status=st.sampled_from([200, 204, 304]),
+    body=st.sampled_from([b"", b"abc", [b"abc"]]),
+    declared=st.lists(st.sampled_from(["0", "3", "03", "9", "x", ""]), max_size=2),
+    head=st.booleans(),
+)
+def test_any_length_is_sent_by_the_rules(
+    status: int, body: Body, declared: list[str], head: bool
+) -> None:
+    """What is sent is what it is; else what is declared counts, if that is one number."""
+    fields = [("a", "1"), *(("Content-Length", each) for each in declared), ("b", "2")]
+    meant = int(declared[0]) if len(declared) == 1 and declared[0].isdigit() else None
+    is_sent = isinstance(body, bytes) and not (head and body == b"" and meant is not None)
+    length = len(body) if is_sent and isinstance(body, bytes) else meant
+    length = None if status in (204, 304) else length
+    last = () if length is None else (("content-length", str(length)),)
+
+    made = prepare_response(Response(status=status, headers=fields, body=body), head=head)
+
+    assert (("a", "1"), ("b", "2"), *last) == made.fields
+    assert (length, head or status in (204, 304)) == (made.length, made.omit_body)
 
 
 def test_fields_stay_apart_in_order() -> None:

@@ -5,6 +5,8 @@ from __future__ import annotations
 from typing import Any
 
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
 from durable_core import BadRequest, HTTPError, Limits, Request
 from durable_core.adapter.exchange import _Head
@@ -13,8 +15,10 @@ from durable_core.adapter.messages import (
     loggable_path,
     parse_content_length,
     parse_head,
+    parse_request,
     split_target,
 )
+from durable_core.http.request import client_of
 
 
 class Head(_Head):
@@ -72,6 +76,7 @@ def test_targets(target: str, expected: tuple[str | None, str]) -> None:
         ({"authority": "own:8000", "scheme": "https"}, "https://own:8000/"),
         ({"target": "/\xe9 #?\xe9#"}, "http://localhost/%E9%20%23?%E9%23"),
         ({"target": "/x?"}, "http://localhost/x"),
+        ({"fields": [("host", " a:81\t")]}, "http://a:81/"),
         ({"fields": [("host", "[::1]:80")]}, "http://[::1]:80/"),
         ({"fields": [("host", "[::ffff:1.2.3.4]")]}, "http://[::ffff:1.2.3.4]/"),
     ],
@@ -79,6 +84,34 @@ def test_targets(target: str, expected: tuple[str | None, str]) -> None:
 def test_urls(known: dict[str, Any], url: str) -> None:
     """The authority is the target's, else the Host's, else the server's own."""
     assert url == parsed(**known).url
+
+
+#: Octets as a server shows them, one character each; many may stay as they are.
+OCTETS = st.text(st.characters(max_codepoint=255), max_size=6) | st.text("aZ09-._~%/?:@!$&'()*+,;=")
+LETTERS = "ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789"
+
+
+def quoted(text: str, safe: str) -> str:
+    return "".join(each if each in LETTERS + safe else f"%{ord(each):02X}" for each in text)
+
+
+@given(OCTETS, OCTETS, st.booleans())
+def test_each_octet_of_a_target_is_kept_or_quoted(path: str, query: str, has_query: bool) -> None:
+    """What no URL may hold is quoted, octet by octet; all else is as it was sent."""
+    path = "/" + path.replace("?", "")
+    in_url = quoted(path, "%/:@!$&'()*+,;=-._~")
+    if has_query and query:
+        in_url += "?" + quoted(query, "!\"$%&'()*+,-./:;<=>?@[\\]^_`{|}~")
+
+    assert f"http://localhost{in_url}" == parsed(target=path + f"?{query}" * has_query).url
+
+
+@given(OCTETS, OCTETS)
+def test_quoting_a_url_again_changes_nothing(path: str, query: str) -> None:
+    """A target that is relayed gives the same URL again."""
+    url = parsed(target=f"/{path}?{query}").url
+
+    assert url == parsed(target=url.removeprefix("http://localhost")).url == parsed(target=url).url
 
 
 def test_the_host_is_that_of_the_target() -> None:
@@ -141,6 +174,57 @@ def test_what_http_does_not_allow(known: dict[str, Any]) -> None:
     """It is a bad request before anybody has been asked."""
     with pytest.raises(BadRequest):
         parsed(**known)
+
+
+FRAMING = st.lists(
+    st.tuples(
+        st.sampled_from(
+            ["host", "Host", "content-length", "Content-Length", "transfer-encoding", "expect", "a"]
+        ),
+        st.sampled_from(["", "0", "5", "05", "11", "x", "5, 5", "h:80", "h:x", "100-Continue"]),
+    ),
+    max_size=4,
+)
+
+
+@given(FRAMING)
+def test_any_fields_are_taken_by_the_rules(fields: list[tuple[str, str]]) -> None:
+    """One host that is one, one length that is one and within the limit, and no coding besides."""
+    named: dict[str, list[str]] = {}
+    for name, value in fields:
+        named.setdefault(name.lower(), []).append(value)
+    hosts, lengths = named.get("host", []), named.get("content-length", [])
+    is_coded, is_waiting = "transfer-encoding" in named, "100-Continue" in named.get("expect", [])
+    is_host = hosts in ([], [""], ["h:80"], ["0"], ["5"], ["05"], ["11"], ["x"], ["100-Continue"])
+    head = Head(fields=fields, authority="own")
+
+    if is_host and (lengths in ([], [""]) or (lengths in (["0"], ["5"], ["05"]) and not is_coded)):
+        length = int("".join(lengths)) if "".join(lengths) else None
+        made = parse_head(head, Limits(body=10))  # type: ignore[arg-type]
+        expects = is_waiting and (is_coded or bool(length))
+        assert (length, expects) == (made.length, made.expects_continue)
+        assert f"http://{''.join(hosts) or 'own'}/" == made.request.url
+        assert tuple(fields) == made.request.headers.raw
+    else:
+        with pytest.raises(HTTPError) as refused:
+            parse_head(head, Limits(body=10))  # type: ignore[arg-type]
+        is_too_long = lengths == ["11"] and not is_coded
+        assert (413 if is_too_long else 400) == refused.value.status
+
+
+@pytest.mark.parametrize("body", [b"", b"abc"])
+def test_a_whole_request_is_its_head_with_a_body(body: bytes) -> None:
+    """Nothing else of it changes, and nothing gets lost."""
+    fields = [("host", "h"), ("content-length", str(len(body)))]
+    exchange = Head(
+        fields=fields, path_params={"a": "b"}, root_path="/r", client="c", target="/r/x"
+    )
+    head = parse_head(exchange, Limits()).request  # type: ignore[arg-type]
+    whole = parse_request(exchange, Limits(), body)  # type: ignore[arg-type]
+
+    assert (body, "/x", {"a": "b"}) == (whole.body, whole.path, whole.path_params)
+    assert ("GET", "http://h/r/x", "/r") == (whole.method, whole.url, whole.root_path)
+    assert (head.headers, "c") == (whole.headers, client_of(whole))
 
 
 def test_limits() -> None:

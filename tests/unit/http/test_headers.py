@@ -9,7 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from durable_core.errors import HeaderNotStoredError
-from durable_core.http.headers import SENSITIVE_HEADERS, TOKEN, Headers
+from durable_core.http.headers import _COMMON_NAMES, SENSITIVE_HEADERS, TOKEN, Headers
 from support.source_tree import ROOT
 
 NAMES = st.sampled_from(["Accept", "accept", "ACCEPT", "X-One", "x-one", "X-Two"])
@@ -143,7 +143,16 @@ def test_trusted_headers_are_like_checked_ones() -> None:
     assert Headers({"Host": "x"}) != "Host: x"
 
 
-@given(st.text(max_size=4) | st.from_regex(r"[a-zA-Z0-9-]{0,4}"), st.text(max_size=4))
+ANY_NAME = (
+    st.sampled_from(sorted(_COMMON_NAMES))
+    | st.text(max_size=4)
+    | st.from_regex(r"[a-zA-Z0-9-]{0,4}", fullmatch=True)
+)
+#: Also with spaces around, line ends, and what Python takes for a space or for a digit.
+ANY_VALUE = st.text(max_size=4) | st.text(" \t\n\r\x0b\x7f\x85\xa0\xb2aZ~\u0661\u2028", max_size=6)
+
+
+@given(ANY_NAME, ANY_VALUE)
 def test_plain_fields_are_judged_as_all_others(name: str, value: str) -> None:
     """What is taken without a regular expression is what one allows."""
     stripped = value.strip(" \t")
@@ -157,6 +166,36 @@ def test_plain_fields_are_judged_as_all_others(name: str, value: str) -> None:
     else:
         assert allowed
         assert ((name, stripped),) == taken
+
+
+@given(st.lists(st.tuples(ANY_NAME, ANY_VALUE), max_size=5))
+def test_fields_are_taken_one_by_one(fields: list[tuple[str, str]]) -> None:
+    """All are kept in order if each would be; else the first that would not is the error."""
+    try:
+        expected: object = tuple(pair for field in fields for pair in Headers([field]).raw)
+    except ValueError as error:
+        expected = str(error)
+    for made in (fields, tuple(fields), iter(fields), [list(field) for field in fields]):
+        try:
+            taken: object = Headers(made).raw  # type: ignore[arg-type] # lists are no tuples
+        except ValueError as error:
+            taken = str(error)
+        assert expected == taken
+
+
+def test_common_names_are_tokens_in_lower_case() -> None:
+    """They are taken for names without a further look."""
+    assert all(TOKEN.fullmatch(name) and name == name.lower() for name in _COMMON_NAMES)
+
+
+@given(FIELDS, st.frozensets(NAMES.map(str.lower)))
+def test_withheld_fields(fields: list[tuple[str, str]], names: frozenset[str]) -> None:
+    """What is withheld is withheld, all else stays as it is."""
+    headers = Headers(fields, withheld=["cookie"])
+    left = headers._withhold(names)
+
+    assert tuple(pair for pair in fields if pair[0].lower() not in names) == left.raw
+    assert {"cookie", *names.intersection(headers.keys())} == left.withheld
 
 
 def test_the_credential_headers_are_documented() -> None:
