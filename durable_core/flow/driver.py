@@ -64,12 +64,11 @@ async def drive_async(flow: Generator[EffectT, Any, T], perform: Callable[[Effec
 
     An effect that waits is answered through a coroutine, or by the answer itself if that is there.
     """
-    send: Callable[[Any], EffectT] = flow.send
-    resume = send
     value: Any = None
+    error: BaseException | None = None
     while True:
         try:
-            effect = resume(value)
+            effect = flow.send(value) if error is None else flow.throw(error)
         except StopIteration as stop:
             result: T = stop.value
             return result
@@ -77,10 +76,9 @@ async def drive_async(flow: Generator[EffectT, Any, T], perform: Callable[[Effec
             value = perform(effect)
             if type(value) is CoroutineType:
                 value = await value
-            resume = send
-        except BaseException as error:
-            value = error
-            resume = flow.throw
+            error = None
+        except BaseException as raised:
+            error = raised
 
 
 def drive_values(flow: Generator[Any, Any, T]) -> T:

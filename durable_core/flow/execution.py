@@ -90,10 +90,12 @@ _TRACE_FIELDS = frozenset({"traceparent"})
 #: Of an execution that replays nothing. It is never changed, nor are the next ones.
 _NOTHING: set[str] = set()
 
-#: Of an execution that parks no step and sends no event. Python's collector of cycles looks at each
-#: object of each run in progress, so what most runs do not need is made when it is needed.
+#: Of an execution that parks no step, sends no event and waits for none. Python's collector of
+#: cycles looks at each object of each run in progress, so what most runs do not need is made when
+#: it is needed.
 _NO_NAMES: dict[str, str] = {}
 _NO_NUMBERS: dict[str, int] = {}
+_NO_SEQS: frozenset[int] = frozenset()
 
 
 class ExecutionState(Enum):
@@ -623,7 +625,7 @@ class StoredExecution(Execution):
         if memos or pending:
             self.unasked = {*self.memos, *self.pending}
         self.unsaved: tuple[Memo, ...] = ()
-        self.consumed_seqs: frozenset[int] = frozenset()
+        self.consumed_seqs = _NO_SEQS
         self.sent = _NO_NUMBERS
         self.crash_count = run.crash_count
         self.keeps_record = options.record == "always" or options.on_complete is not None

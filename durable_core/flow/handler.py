@@ -416,6 +416,7 @@ def _send_whole(ex: StoredExecution, response: Response, body: bytes) -> Flow[No
     stored = _finish(ex, response, body)
     if stored is not None:
         ex.add_ticket((yield stored))
+        del stored  # the queue may have made one write of this and the last one
         yield from settle(ex)
     if attached:
         yield SendResponse(response)
