@@ -58,6 +58,8 @@ SENSITIVE_HEADERS = IDENTIFYING_HEADERS | {
     *("csrf-token", "x-csrf-token", "x-csrftoken", "x-xsrf-token"),
 }
 _NOT_PRINTED = SENSITIVE_HEADERS | {"set-cookie"}
+#: Python makes a new set for each ``frozenset()``.
+_NO_NAMES: frozenset[str] = frozenset()
 #: Names that most fields have. To check a name takes longer than to find it here.
 _COMMON_NAMES = frozenset(
     {
@@ -100,7 +102,7 @@ class Headers:
 
     def __init__(self, fields: HeaderFields = (), *, withheld: Iterable[str] = ()) -> None:
         self._index = self._on_sensitive = None
-        self._withheld = frozenset(withheld)
+        self._withheld = frozenset(withheld) if withheld else _NO_NAMES
         if isinstance(fields, Headers):
             self._raw = fields._raw
             self._withheld |= fields._withheld

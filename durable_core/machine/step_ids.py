@@ -13,6 +13,8 @@ __all__ = ["StepIds", "hash_step_id", "op_named"]
 _LONGEST = 255
 #: In the Inngest protocol, the hash of this id means the end of the run.
 _RESERVED = "complete"
+#: Of a run of which no id repeats, and no step fails. It is never changed.
+_NO_NUMBERS: dict[str, int] = {}
 #: So begin the names of the engine's own steps, which undo others.
 _OWN = ("(failed)", "(undo) ")
 
@@ -42,8 +44,7 @@ class StepIds:
 
     def __init__(self) -> None:
         self._owners: dict[str, object] = {}  # in the order of the calls
-        self._indexes: dict[str, int] = {}
-        self._failed_at: dict[str, int] = {}
+        self._indexes = self._failed_at = _NO_NUMBERS
 
     def next_name(self, id: str, branch: object) -> str:
         """Return the indexed id for the next step called ``id``.
@@ -70,16 +71,16 @@ class StepIds:
             # One atomic call decides between threads.
             if self._owners.setdefault(id, branch) is not branch:
                 raise _duplicate(id)
-            self._indexes[id] = 1
             return id
         # The index is read before the owner: another thread's index then comes with its name.
-        index = self._indexes.get(id, 0)
+        index = self._indexes.get(id, 1)
         if self._owners.get(id, branch) is not branch:
             raise _duplicate(id)
-        text = f"{id}:{index}" if index else id
+        text = f"{id}:{index}"
         while not self._claim(text, id, branch):
             index += 1
             text = f"{id}:{index}"
+        self._indexes = self._indexes or {}  # a hint: what another thread has noted may get lost
         self._indexes[id] = index + 1
         return text
 
@@ -89,7 +90,11 @@ class StepIds:
         return len({id(branch) for branch in self._owners.values()}) <= 1
 
     def note_failure(self, name: str) -> None:
-        """Note that the handler now learns that a step has failed."""
+        """Note that the handler now learns that a step has failed.
+
+        Only one thread may call this at once.
+        """
+        self._failed_at = self._failed_at or {}
         self._failed_at.setdefault(name, len(self._owners))
 
     def called_after_failure(self, name: str, handler: object) -> list[str]:

@@ -76,8 +76,10 @@ class LateTask(asyncio.Task[None]):
         code: what it runs. Asking for this begins the task, as asking for anything does.
     """
 
+    __slots__ = ("_unmade", "code")
+
     code: LateCoroutine
-    _unmade: Any = None
+    _unmade: Any
 
     def __init__(self, loop: asyncio.AbstractEventLoop, context: contextvars.Context) -> None:
         self._unmade = (loop, context)  # that is all, until somebody asks

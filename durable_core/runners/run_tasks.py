@@ -46,6 +46,8 @@ __all__ = [
 T = TypeVar("T")
 
 _NOTHING: Mapping[str, ParkedFuture] = MappingProxyType({})
+#: Of a handler that starts no tasks. It is never changed.
+_NO_TASKS: dict[asyncio.Future[Any], Any] = {}
 
 #: The packages whose coroutines wait for steps and for each other, and for nothing else.
 _COORDINATING: set[str] = set()
@@ -109,7 +111,7 @@ class RunTasks:
         self.live: set[RunTask] = set()
         self._loop = loop
         self._step_code = step_code
-        self.others: dict[asyncio.Future[Any], Any] = {}
+        self.others = _NO_TASKS
 
     def join_run(
         self,
@@ -174,6 +176,7 @@ class RunTasks:
 
     def add(self, task: asyncio.Future[Any], code: Coroutine[Any, Any, Any]) -> None:
         """Note a task that the run has started, and the coroutine that it was started with."""
+        self.others = self.others or {}
         self.others[task] = code
 
         def ended(task: asyncio.Future[Any]) -> None:
