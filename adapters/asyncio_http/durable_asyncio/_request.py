@@ -41,8 +41,7 @@ def parse_head(parser: h11.Connection, data: bytes) -> h11.Request:
         raise BadRequest("the head of the request is malformed")
     if not head.http_version.startswith(b"1."):
         raise HTTPError(505, "only HTTP/1.0 and HTTP/1.1 are spoken here")
-    names = {name for name, _ in head.headers}
-    if b"transfer-encoding" in names and head.http_version == b"1.0":
+    if head.http_version == b"1.0" and b"transfer-encoding" in dict(head.headers):
         raise BadRequest("transfer-encoding excludes HTTP/1.0")
     lengths = _LENGTHS.findall(data)
     if len(lengths) > 1 or any(b"," in length for length in lengths):
