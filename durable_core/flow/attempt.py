@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Protocol
+from typing import TYPE_CHECKING, ClassVar, Protocol
 
 from durable_core.model._record import record
 
@@ -102,23 +102,33 @@ class StreamOwner(Protocol):
 class StepAttempt:
     """One attempt of a step: code inside the step's function, which may not call steps.
 
+    It is an effect, too: a flow yields it to have the function called once all that the run has
+    queued is durable. What has failed of that is raised. The answer is an Outcome, or None if
+    ``Execution.begins`` says that the function may not be called yet.
+
     Attributes:
         name: of the step.
         op_id, attempt: which attempt of which step it is, for its chunks.
         owner: the execution.
+        call: what is called; None if the step has no function, and only begins.
         function_ended: the function has ended; threads or tasks that it has left push nothing.
         settled: the outcome of the attempt is known.
+        is_checked: a write was queued to check the lease. That it is durable shows that the process
+            holds the run, however slow the store is.
         number: how often the function is called with this attempt; 1 for the first.
         event_seq: the highest event sequence number when the function was called.
         started_at: when it was called, epoch milliseconds; None before that.
     """
 
+    waits: ClassVar[bool] = True
     name: str
     op_id: str = ""
     attempt: Attempt = (0, 0)
     owner: StreamOwner | None = None
+    call: Call | None = None
     function_ended: bool = False
     settled: bool = False
+    is_checked: bool = False
     number: int = 1
     event_seq: int = 0
     started_at: int | None = None

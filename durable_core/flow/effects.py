@@ -8,7 +8,7 @@ each generator in between costs time.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Generator, Sequence
+from collections.abc import Callable, Generator
 from enum import Enum
 from typing import Any, ClassVar, Protocol, TypeAlias, TypeVar
 
@@ -19,7 +19,7 @@ from durable_core.model._record import record
 from durable_core.model.fact import Fact
 from durable_core.model.step import Op
 from durable_core.model.stream import StoredStream, StreamPlace
-from durable_core.ports import CheckpointResult, StoredResult, Write
+from durable_core.ports import StoredResult, Write
 
 __all__ = [
     "ERROR",
@@ -32,9 +32,7 @@ __all__ = [
     "AwaitReplayTurn",
     "AwaitRun",
     "AwaitStream",
-    "BeginStep",
     "CallHandler",
-    "CallStep",
     "CallUser",
     "Cancelled",
     "DrainSteps",
@@ -52,7 +50,6 @@ __all__ = [
     "SeeHandlerBranch",
     "SeeIfAlone",
     "SendResponse",
-    "StepBegun",
     "Submit",
     "UnwindIfAlone",
     "Unwound",
@@ -158,44 +155,11 @@ class AwaitDurable:
 
 
 @record(frozen=True, slots=True)
-class BeginStep:
-    """Wait until these writes are durable, so that a step may begin. Raises their error.
-
-    Answered with their answers and the highest event sequence number by then, or, if user code
-    cancels the step meanwhile, with the cancellation.
-    """
-
-    waits: ClassVar[bool] = True
-    tickets: tuple[PendingCommit, ...]
-
-
-StepBegun: TypeAlias = tuple[Sequence[CheckpointResult], int]
-
-
-@record(frozen=True, slots=True)
 class CallUser:
-    """Call a step's function (``inside``), or a hook (None); answered with an Outcome."""
+    """Call a hook; answered with an Outcome. The function of a step is called by its attempt."""
 
     waits: ClassVar[bool] = True
-    inside: StepAttempt | None
     call: Call
-
-
-@record(frozen=True, slots=True)
-class CallStep(CallUser):
-    """As :class:`CallUser`, once these writes are durable. Raises their error.
-
-    Answered with None if ``Execution.begins`` says that the function may not be called yet.
-
-    Attributes:
-        tickets: the writes.
-        is_checked: one of them was queued to check the lease. That it is durable shows that the
-            process holds the run, however slow the store is.
-    """
-
-    inside: StepAttempt
-    tickets: tuple[PendingCommit, ...] = ()
-    is_checked: bool = False
 
 
 @record(frozen=True, slots=True)
@@ -370,9 +334,8 @@ class AwaitStream:
 Effect: TypeAlias = (
     Submit
     | AwaitDurable
-    | BeginStep
+    | StepAttempt
     | CallUser
-    | CallStep
     | CallHandler
     | Park
     | UnwindIfAlone
@@ -394,9 +357,9 @@ Effect: TypeAlias = (
 Flow: TypeAlias = Generator[Effect, Any, T]
 
 
-def call_user(inside: StepAttempt | None, call: Call) -> Flow[Outcome]:
-    """Call user code."""
-    outcome: Outcome = yield CallUser(inside, call)
+def call_user(call: Call) -> Flow[Outcome]:
+    """Call a hook."""
+    outcome: Outcome = yield CallUser(call)
     return outcome
 
 

@@ -22,12 +22,10 @@ from durable_core.errors import (
 from durable_core.flow.attempt import StepAttempt, Stream
 from durable_core.flow.effects import (
     AwaitDurable,
-    BeginStep,
-    CallStep,
     Cancelled,
     Flow,
+    Outcome,
     PendingCommit,
-    StepBegun,
     Submit,
 )
 from durable_core.flow.env import AppConfig
@@ -59,7 +57,7 @@ __all__ = [
     "ExecutionState",
     "StoredExecution",
     "begin",
-    "check_lease",
+    "call_step",
     "checkpoint",
     "commit",
     "new_run",
@@ -401,7 +399,7 @@ class Execution:
             DuplicateStepIdError: another task or thread of the run uses it.
             LimitExceededError: too many steps.
         """
-        op = op_named(self._step_ids.next_name(step_id, branch), kind)
+        op = self._step_ids.next_op(step_id, kind, branch)
         if self.state is not _CLOSED:
             self._asked += 1
         most = self.env.limits.steps
@@ -468,27 +466,35 @@ class Execution:
     def check_threads(self, step_name: str) -> None:
         """See that the engine lets branches of a ``def`` handler run in threads; here it does."""
 
-    def begins(self, effect: CallStep, written: Sequence[CheckpointResult], event_seq: int) -> bool:
+    def begins(
+        self,
+        attempt: StepAttempt,
+        tickets: tuple[PendingCommit, ...],
+        written: Sequence[CheckpointResult],
+        event_seq: int,
+    ) -> bool:
         """Note that the function of a step is called now; False if it may not be called yet.
 
-        That is so if it is not certain that the process holds the run, see :func:`check_lease`.
+        That is so if it is not certain that the process holds the run, see :func:`call_step`.
 
         Args:
-            effect: asks for the call.
-            written: the answers to its writes, which are durable.
+            attempt: asks for the call.
+            tickets: the writes that were queued before; they are durable.
+            written: the answers to them.
             event_seq: the highest event sequence number by then.
 
         Raises:
             Suspended: no step may begin any more.
         """
-        if effect.tickets:
-            self.drop_tickets(effect.tickets, written)
-        self.check_open()
-        if not (effect.is_checked or self.was_held_lately()):
+        if tickets:
+            self.drop_tickets(tickets, written)
+        if self.state is _CLOSED or self.run.phase not in _LIVE:
+            raise Suspended
+        if not (attempt.is_checked or self.was_held_lately()):
             return False
-        inside = effect.inside
-        inside.event_seq, inside.started_at = event_seq, self.env.clock.now()
-        self.calls[inside.op_id] = inside
+        attempt.event_seq, attempt.started_at = event_seq, self.env.clock.now()
+        if attempt.call is not None:
+            self.calls[attempt.op_id] = attempt
         return True
 
     @property
@@ -855,34 +861,41 @@ def commit(ex: Execution, write: Write[AnswerT]) -> Flow[AnswerT]:
     return committed
 
 
-def begin(ex: Execution) -> Flow[tuple[int, int] | Cancelled]:
+def begin(ex: Execution, op: Op) -> Flow[tuple[int, int] | Cancelled]:
     """Do what :func:`settle` does, for a step that is about to begin.
 
     Returns:
         The highest event sequence number and the time, epoch milliseconds; or the cancellation if
         user code cancels the step.
     """
-    is_checked = False
+    attempt = StepAttempt(op.name, op.id)
+    outcome = yield from call_step(ex, attempt)
+    if isinstance(outcome, Cancelled):
+        return outcome
+    assert attempt.started_at is not None
+    return attempt.event_seq, attempt.started_at
+
+
+def call_step(ex: Execution, attempt: StepAttempt) -> Flow[Outcome]:
+    """Call the function of a step once all that was queued is durable.
+
+    If the process may not hold the run any more, the run's lease is checked before, by a write that
+    fails if another process holds it.
+
+    Raises:
+        Suspended: something could not be made durable, as of :func:`settle`; or no step may begin.
+    """
     while True:
-        tickets = ex.tickets
         try:
-            begun: StepBegun | Cancelled = yield BeginStep(tickets)
+            outcome: Outcome | None = yield attempt
+        except MemoryError:
+            raise
         except (Exception, LeaseLost) as error:
             suspend_for(ex, error)
-        if isinstance(begun, Cancelled):
-            return begun
-        written, event_seq = begun
-        if tickets:
-            ex.drop_tickets(tickets, written)
-        if is_checked or ex.was_held_lately():
-            return event_seq, ex.env.clock.now()
-        yield from check_lease(ex)
-        is_checked = True
-
-
-def check_lease(ex: Execution) -> Flow[None]:
-    """Queue a write that fails if another process holds the run, for this one may not hold it."""
-    ex.add_ticket((yield ex.lease_check()))
+        if outcome is not None:
+            return outcome
+        ex.add_ticket((yield ex.lease_check()))
+        attempt.is_checked = True
 
 
 def suspend_for(ex: Execution, error: BaseException) -> NoReturn:

@@ -454,7 +454,7 @@ def read_whole_body(
 ) -> Flow[Response | HandlerRaised | ResponseTooLarge]:
     """Read a streamed body whose client was handed off; or return the input for its failure."""
     most = ex.env.limits.response_stored
-    outcome = yield from call_user(None, Call(_collect, (response.body, most)))
+    outcome = yield from call_user(Call(_collect, (response.body, most)))
     if not isinstance(outcome, Returned):
         failure = failure_of_handler(outcome.error, ex.env.clock.now())
         return _handler_raised(ex, failure)

@@ -131,7 +131,7 @@ def hand_off_with(
     if callable(options.async_response):
         url, _ = yield from _wait_url(env, options, request, run_id, token)
         call = Call(options.async_response, (run_id, token, url))
-        outcome = yield from call_user(None, call)
+        outcome = yield from call_user(call)
         if isinstance(outcome, Returned) and _is_whole_response(outcome.value):
             return _with_private_headers(outcome.value, options)
         error = None if isinstance(outcome, Returned) else outcome.error
@@ -156,7 +156,7 @@ def custom_redirect_url(options: ResolvedOptions, run_id: str, token: str) -> Fl
     target = options.async_redirect_url
     if not callable(target) or options.async_response == "token":
         return None
-    outcome = yield from call_user(None, Call(target, (run_id, token)))
+    outcome = yield from call_user(Call(target, (run_id, token)))
     if isinstance(outcome, Returned) and isinstance(outcome.value, str) and outcome.value:
         return quote_url(outcome.value)
     error = None if isinstance(outcome, Returned) else outcome.error

@@ -10,12 +10,11 @@ from typing import Any, TypeVar
 from durable_core.codec.json import JSONCodec
 from durable_core.codec.records import dump_event, load_event, load_step_error
 from durable_core.codec.tokens import event_id
-from durable_core.errors import LeaseLost, LimitExceededError, Suspended
+from durable_core.errors import LimitExceededError, Suspended
 from durable_core.flow.attempt import Call, StepAttempt
 from durable_core.flow.child_runs import Invocation, child_response
 from durable_core.flow.effects import (
     AwaitReplayTurn,
-    CallStep,
     CallUser,
     Cancelled,
     Flow,
@@ -34,11 +33,10 @@ from durable_core.flow.execution import (
     ExecutionState,
     StoredExecution,
     begin,
-    check_lease,
+    call_step,
     checkpoint,
     commit,
     settle,
-    suspend_for,
     utf8_size,
 )
 from durable_core.flow.facts import notify_attempt, observed_step
@@ -93,26 +91,73 @@ _event_seq_seen = EVENT_SEQ.get  # see ``scope.py``
 
 
 def run_step(ex: StoredExecution, op: Op, call: Call) -> Flow[object]:
-    """``step.run``: return the stored outcome, or call the function until it has one."""
-    memo = ex.memos.get(op.id)
-    pending = ex.pending.get(op.id)
-    if memo is not None or pending is not None or ex.state is not _RUNNING:
+    """``step.run``: return the stored outcome, or call the function until it has one.
+
+    A step that succeeds at once passes this one generator, because each takes time.
+    """
+    memo: Memo | None = None
+    if op.id in ex.memos or op.id in ex.pending or ex.state is not _RUNNING:
         memo = yield from _replayed(ex, op)
     else:
-        if op.id in ex.unawaited:
-            del ex.unawaited[op.id]
+        ex.unawaited.pop(op.id, None)
         ex.activity += 1
         if ex.unasked:
             yield from check_order(ex, op)
     while memo is None:
-        pending = ex.pending.get(op.id)
-        if pending is not None:
-            if not pending.error:
-                yield from _interrupt(ex, pending)
-                memo = ex.memos[op.id]
+        before = ex.pending.get(op.id)
+        if before is not None:
+            if not before.error:
+                memo = yield from _interrupt(ex, before)
                 break
-            yield from _until_due(ex, pending)
-        memo = yield from _attempt(ex, op, call, pending)
+            yield from _until_due(ex, before)
+        arguments = dump_arguments(call) if ex.options.record_arguments else None
+        attempt = StepAttempt(op.name, op.id, ex.next_attempt(), ex, call)
+        ex.in_flight += 1
+        try:
+            outcome: Outcome | None = None
+            if before is not None:
+                attempt.number = before.failures + 1
+            if call.options is not None and call.options.at_most_once:
+                outcome = yield from _save_begun(ex, op, before)
+                before = before or ex.pending.get(op.id)
+            if outcome is None:
+                outcome = yield from call_step(ex, attempt)
+            attempt.function_ended = True
+            now = ex.env.clock.now()
+            if attempt.started_at is None:  # it was cancelled before
+                attempt.event_seq, attempt.started_at = _event_seq_seen(), now
+            if before is not None:
+                # An event that answers the first attempt must not be lost.
+                attempt.event_seq = before.event_seq
+            if isinstance(outcome, Returned):
+                result = _encode(ex, op, call, outcome.value)
+            else:
+                result = _why_failed(ex, call, outcome, now)
+            if isinstance(result, str):
+                # By position, see ``record``: op, completion_no, ok, value, event_seq, ...
+                memo = Memo(
+                    op,
+                    ex.next_completion_no(),
+                    True,
+                    result,
+                    attempt.event_seq,
+                    attempt.number,
+                    now,
+                    attempt.started_at,
+                    arguments,
+                )
+                ex.check_open()
+                ex.add_ticket((yield _save_memo(ex, memo, now)))
+                attempt.settled = True
+            else:
+                memo = yield from _fail(ex, op, attempt, outcome, result, now, arguments)
+        finally:
+            attempt.function_ended = True
+            ex.calls.pop(op.id, None)
+            if ex.stream is not None and not attempt.settled:
+                ex.stream.roll_back(attempt)
+            ex.in_flight -= 1
+            ex.activity += 1
     value = _return_outcome(ex, memo)
     return value if call.result is None else load_result(call, op, value)
 
@@ -243,7 +288,7 @@ def commit_step(
     """
     memo = yield from _replayed(ex, op)
     if memo is None:
-        begun = yield from begin(ex)
+        begun = yield from begin(ex, op)
         ex.check_open()
         if isinstance(begun, Cancelled):
             raise begun.error
@@ -353,7 +398,7 @@ def _end_child(ex: StoredExecution, pending: Pending, child: Invocation) -> Flow
     run_id = child_of(pending.address)
     has_ended = ex.pending[pending.op.id].matched is not None
     look: Callable[[str], object] = child.read if has_ended else child.give_up
-    outcome: Outcome = yield CallUser(None, Call(look, (run_id,)))
+    outcome: Outcome = yield CallUser(Call(look, (run_id,)))
     if isinstance(outcome, Cancelled):
         raise outcome.error
     if isinstance(outcome, Raised):
@@ -428,73 +473,12 @@ def _return_outcome(ex: StoredExecution, memo: Memo) -> object:
     return ex.env.codec.decode(memo.value) if memo.op.kind is _RUN else None
 
 
-def _attempt(ex: StoredExecution, op: Op, call: Call, before: Pending | None) -> Flow[Memo | None]:
-    """Call the function once. Return the memo, or None if the step will be retried."""
-    arguments = dump_arguments(call) if ex.options.record_arguments else None
-    inside = StepAttempt(op.name, op.id, ex.next_attempt(), ex)
-    if before is not None:
-        inside.number = before.failures + 1
-    ex.in_flight += 1
-    try:
-        outcome: Outcome | None = None
-        if call.options is not None and call.options.at_most_once:
-            outcome = yield from _save_begun(ex, op, before)
-            before = before or ex.pending.get(op.id)
-        is_checked = False
-        while outcome is None:
-            try:
-                outcome = yield CallStep(inside, call, ex.tickets, is_checked)
-            except MemoryError:
-                raise
-            except (Exception, LeaseLost) as error:
-                suspend_for(ex, error)
-            if outcome is None:
-                yield from check_lease(ex)
-                is_checked = True
-        inside.function_ended = True
-        now = ex.env.clock.now()
-        if inside.started_at is None:  # it was cancelled before
-            inside.event_seq, inside.started_at = _event_seq_seen(), now
-        if before is not None:
-            # An event that answers the first attempt must not be lost.
-            inside.event_seq = before.event_seq
-        if isinstance(outcome, Returned):
-            result = _encode(ex, op, call, outcome.value)
-        else:
-            result = _why_failed(ex, call, outcome, now)
-        if not isinstance(result, str):
-            return (yield from _fail(ex, op, call, inside, outcome, result, now, arguments))
-        # By position, see ``record``: op, completion_no, ok, value, event_seq, attempts, ...
-        memo = Memo(
-            op,
-            ex.next_completion_no(),
-            True,
-            result,
-            inside.event_seq,
-            inside.number,
-            now,
-            inside.started_at,
-            arguments,
-        )
-        ex.check_open()
-        ex.add_ticket((yield _save_memo(ex, memo, now)))
-        inside.settled = True
-        return memo
-    finally:
-        inside.function_ended = True
-        ex.calls.pop(op.id, None)
-        if ex.stream is not None and not inside.settled:
-            ex.stream.roll_back(inside)
-        ex.in_flight -= 1
-        ex.activity += 1
-
-
 def _save_begun(ex: StoredExecution, op: Op, before: Pending | None) -> Flow[Cancelled | None]:
     """Make durable that an attempt begins, unless user code cancels the step meanwhile.
 
     Nothing else is a pending RUN without an error.
     """
-    begun = yield from begin(ex)
+    begun = yield from begin(ex, op)
     ex.check_open()
     if isinstance(begun, Cancelled):
         return begun
@@ -511,37 +495,37 @@ def _save_begun(ex: StoredExecution, op: Op, before: Pending | None) -> Flow[Can
 def _fail(
     ex: StoredExecution,
     op: Op,
-    call: Call,
-    inside: StepAttempt,
+    attempt: StepAttempt,
     outcome: Outcome,
     failure: Failure,
     now: int,
     arguments: str | None,
 ) -> Flow[Memo | None]:
     """Store a failed attempt. Return the memo, or None if the step will be retried."""
+    options = None if attempt.call is None else attempt.call.options
     if ex.stream is not None:
-        ex.stream.roll_back(inside)
+        ex.stream.roll_back(attempt)
     failed = OpFailed(
         op=op,
         failure=failure,
         completion_no=ex.next_completion_no(),
-        event_seq=inside.event_seq,
-        failures=inside.number - 1,
+        event_seq=attempt.event_seq,
+        failures=attempt.number - 1,
         u=ex.env.ids.uniform(),
-        started_at=now if inside.started_at is None else inside.started_at,
-        retries=None if call.options is None else call.options.most_retries,
+        started_at=now if attempt.started_at is None else attempt.started_at,
+        retries=None if options is None else options.most_retries,
         arguments=arguments,
     )
-    transition = _decide(ex, failed, now, call.options)
-    yield from _report_failure(ex, op, call.options, outcome, transition)
+    transition = _decide(ex, failed, now, options)
+    yield from _report_failure(ex, op, options, outcome, transition)
     memo = yield from _apply(ex, transition, now)
-    inside.settled = True
+    attempt.settled = True
     if isinstance(outcome, Cancelled):
         raise outcome.error
     return memo
 
 
-def _interrupt(ex: StoredExecution, pending: Pending) -> Flow[None]:
+def _interrupt(ex: StoredExecution, pending: Pending) -> Flow[Memo]:
     """Fail a step whose attempt has begun, in another execution, and of whose end is unknown."""
     now = ex.env.clock.now()
     text = "its process died while the function ran; it may have had its effect, or not"
@@ -549,6 +533,7 @@ def _interrupt(ex: StoredExecution, pending: Pending) -> Flow[None]:
     transition = _decide(ex, _final_failure(ex, pending, failure, now), now)
     yield from notify_attempt(ex, _failed_attempt(transition), step=observed_step(pending.op))
     yield from _apply(ex, transition, now)
+    return ex.memos[pending.op.id]
 
 
 def _fail_pending(ex: StoredExecution, pending: Pending, failure: Failure) -> Flow[Memo]:

@@ -13,8 +13,6 @@ __all__ = ["StepIds", "hash_step_id", "op_named"]
 _LONGEST = 255
 #: In the Inngest protocol, the hash of this id means the end of the run.
 _RESERVED = "complete"
-#: Of a run of which no id repeats, and no step fails. It is never changed.
-_NO_NUMBERS: dict[str, int] = {}
 #: So begin the names of the engine's own steps, which undo others.
 _OWN = ("(failed)", "(undo) ")
 
@@ -28,6 +26,12 @@ def hash_step_id(id: str) -> str:
 def op_named(name: str, kind: OpKind) -> Op:
     """Return the op of that name. Ops are cached, because most names repeat."""
     return Op(id=hash_step_id(name), name=name, kind=kind)
+
+
+@lru_cache(maxsize=4096)
+def _op_called(id: str, kind: OpKind) -> Op:
+    """Return the op of the first step with an id of the user's, once that is checked."""
+    return op_named(_check_id(id), kind)
 
 
 class StepIds:
@@ -44,13 +48,15 @@ class StepIds:
 
     def __init__(self) -> None:
         self._owners: dict[str, object] = {}  # in the order of the calls
-        self._indexes = self._failed_at = _NO_NUMBERS
+        self._indexes: dict[str, int] = {}
+        self._failed_at: dict[str, int] = {}
 
-    def next_name(self, id: str, branch: object) -> str:
-        """Return the indexed id for the next step called ``id``.
+    def next_op(self, id: str, kind: OpKind, branch: object) -> Op:
+        """Return the op of the next step called ``id``; its name is the indexed id.
 
         Args:
             id: the user's id for the step; 1 to 255 characters.
+            kind: the kind of step.
             branch: the calling task or thread; compared by identity, and kept alive.
 
         Raises:
@@ -58,20 +64,13 @@ class StepIds:
             TypeError: the id is not a ``str``.
             ValueError: the id is empty, too long, reserved, or has lone surrogates.
         """
-        if type(id) is not str or not id.isascii() or not 0 < len(id) <= _LONGEST:
-            id = _check_id(id)
-        if id == _RESERVED:
-            raise StepArgumentError(f"the step id {_RESERVED!r} is reserved for the end of the run")
-        if id[0] == "(" and id.startswith(_OWN):
-            raise StepArgumentError(
-                f"step id {id!r}: ids that begin with {_OWN[0]!r} or {_OWN[1]!r} are reserved for "
-                "undoing"
-            )
+        op = _op_called(id, kind) if type(id) is str else op_named(_check_id(id), kind)
+        id = op.name
         if id not in self._owners:
             # One atomic call decides between threads.
             if self._owners.setdefault(id, branch) is not branch:
                 raise _duplicate(id)
-            return id
+            return op
         # The index is read before the owner: another thread's index then comes with its name.
         index = self._indexes.get(id, 1)
         if self._owners.get(id, branch) is not branch:
@@ -80,9 +79,8 @@ class StepIds:
         while not self._claim(text, id, branch):
             index += 1
             text = f"{id}:{index}"
-        self._indexes = self._indexes or {}  # a hint: what another thread has noted may get lost
         self._indexes[id] = index + 1
-        return text
+        return op_named(text, kind)
 
     @property
     def has_one_branch(self) -> bool:
@@ -90,11 +88,7 @@ class StepIds:
         return len({id(branch) for branch in self._owners.values()}) <= 1
 
     def note_failure(self, name: str) -> None:
-        """Note that the handler now learns that a step has failed.
-
-        Only one thread may call this at once.
-        """
-        self._failed_at = self._failed_at or {}
+        """Note that the handler now learns that a step has failed."""
         self._failed_at.setdefault(name, len(self._owners))
 
     def called_after_failure(self, name: str, handler: object) -> list[str]:
@@ -142,4 +136,11 @@ def _check_id(id: object) -> str:
             id.encode("utf-8")
         except UnicodeEncodeError:
             raise StepArgumentError("a step id must not contain lone surrogates") from None
+    if id == _RESERVED:
+        raise StepArgumentError(f"the step id {_RESERVED!r} is reserved for the end of the run")
+    if id.startswith(_OWN):
+        raise StepArgumentError(
+            f"step id {id!r}: ids that begin with {_OWN[0]!r} or {_OWN[1]!r} are reserved for "
+            "undoing"
+        )
     return id

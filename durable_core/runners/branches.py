@@ -11,12 +11,11 @@ import asyncio
 import contextvars
 import threading
 from collections.abc import Awaitable, Callable, Sequence
-from dataclasses import replace
 from typing import Any, TypeVar
 
 from durable_core.errors import ControlSignal, Suspended
-from durable_core.flow.attempt import Call
-from durable_core.flow.effects import AwaitDelivery, CallUser, Cancelled, Effect, Flow
+from durable_core.flow.attempt import Call, StepAttempt
+from durable_core.flow.effects import AwaitDelivery, Cancelled, Effect, Flow
 from durable_core.flow.execution import Execution
 from durable_core.flow.flows import EngineFlows
 from durable_core.flow.scope import CURRENT_RUN, HandlerKind, RunScope
@@ -152,15 +151,14 @@ class _RacingBranch(_Branch):
             except StopIteration as stop:
                 result: T = stop.value
                 return result
-            if isinstance(effect, CallUser) and effect.inside is not None:
-                call = effect.call
-                abandonable = Call(self._race.call, (self._index, call), None, call.options)
-                effect = replace(effect, call=abandonable)
             waits = isinstance(effect, AwaitDelivery)
             if isinstance(effect, AwaitDelivery):
                 effect = _ends_with(effect, self._race)
             try:
-                value = yield effect
+                if isinstance(effect, StepAttempt) and effect.call is not None:
+                    value = yield from self._call(effect, effect.call)
+                else:
+                    value = yield effect
                 resume = flow.send
                 if waits and self._race.has_lost(self._index):
                     value, resume = _BranchLost(), flow.throw
@@ -168,6 +166,14 @@ class _RacingBranch(_Branch):
                 value, resume = Cancelled(lost), flow.send
             except BaseException as error:
                 value, resume = error, flow.throw
+
+    def _call(self, attempt: StepAttempt, call: Call) -> Flow[Any]:
+        """Have the function of a step called so that it can be abandoned."""
+        attempt.call = Call(self._race.call, (self._index, call), None, call.options)
+        try:
+            return (yield attempt)
+        finally:
+            attempt.call = call
 
 
 def _ends_with(effect: AwaitDelivery, race: _Race) -> AwaitDelivery:

@@ -12,10 +12,9 @@ from typing import Any, ClassVar, Self
 
 from durable_core.commit_queue import CommitFuture
 from durable_core.duration import time_of
-from durable_core.flow.attempt import StepAttempt
+from durable_core.flow.attempt import Call, StepAttempt
 from durable_core.flow.effects import (
     CallHandler,
-    CallUser,
     Effect,
     Outcome,
     Raised,
@@ -31,6 +30,7 @@ from durable_core.flow.facts import (
     observed_step,
     step_finished,
 )
+from durable_core.flow.step_options import StepOptions
 from durable_core.model.fact import (
     ObservedRun,
     ObservedStep,
@@ -81,9 +81,8 @@ class _Notifier:
             self._observers.notify(fact)
         return self._observers.enter_execution(fact)
 
-    def enter_attempt(self, inside: StepAttempt, effect: CallUser) -> Entered:
+    def enter_attempt(self, inside: StepAttempt, options: StepOptions | None) -> Entered:
         """Notify of an attempt of a step that begins, and enter its contexts."""
-        options = effect.call.options
         op = Op(id=inside.op_id, name=inside.name, kind=OpKind.RUN)
         step = observed_step(op, None if options is None else options.name)
         self._steps[op.id] = step
@@ -163,12 +162,12 @@ class ObservedThreadRun(ThreadRun):
             within.outcome = outcome = super().call_handler(effect)
             return outcome
 
-    def call_user(self, effect: CallUser) -> Outcome:
+    def call_user(self, call: Call, inside: StepAttempt | None = None) -> Outcome:
         """Call the function of a step, or a hook."""
-        if effect.inside is None:
-            return super().call_user(effect)
-        with _Within(self._notifier.enter_attempt(effect.inside, effect)) as within:
-            within.outcome = outcome = super().call_user(effect)
+        if inside is None:
+            return super().call_user(call)
+        with _Within(self._notifier.enter_attempt(inside, call.options)) as within:
+            within.outcome = outcome = super().call_user(call, inside)
             return outcome
 
     def _submit(self, effect: Submit) -> CommitFuture[CheckpointResult]:
@@ -183,7 +182,6 @@ class ObservedThreadRun(ThreadRun):
     performers: ClassVar[Mapping[type[Effect], Callable[[Any, Any], Any]]] = {
         **ThreadRun.performers,
         CallHandler: call_handler,
-        CallUser: call_user,
         Submit: _submit,
         SendResponse: _send_response,
     }
@@ -202,12 +200,12 @@ class ObservedTaskRun(TaskRun):
             within.outcome = outcome = await super().call_handler(effect)
             return outcome
 
-    async def call_user(self, effect: CallUser) -> Outcome:
+    async def call_user(self, call: Call, inside: StepAttempt | None = None) -> Outcome:
         """Call the function of a step, or a hook."""
-        if effect.inside is None:
-            return await super().call_user(effect)
-        with _Within(self._notifier.enter_attempt(effect.inside, effect)) as within:
-            within.outcome = outcome = await super().call_user(effect)
+        if inside is None:
+            return await super().call_user(call)
+        with _Within(self._notifier.enter_attempt(inside, call.options)) as within:
+            within.outcome = outcome = await super().call_user(call, inside)
             return outcome
 
     def _submit(self, effect: Submit) -> CommitFuture[CheckpointResult]:
@@ -222,7 +220,6 @@ class ObservedTaskRun(TaskRun):
     performers: ClassVar[Mapping[type[Effect], Callable[[Any, Any], Any]]] = {
         **TaskRun.performers,
         CallHandler: call_handler,
-        CallUser: call_user,
         Submit: _submit,
         SendResponse: _send_response,
     }

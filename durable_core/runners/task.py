@@ -22,7 +22,7 @@ from durable_core.errors import (
     Suspended,
     WaitInterruptedError,
 )
-from durable_core.flow.attempt import Call
+from durable_core.flow.attempt import Call, StepAttempt
 from durable_core.flow.driver import drive_async
 from durable_core.flow.effects import (
     AwaitDelivery,
@@ -30,9 +30,7 @@ from durable_core.flow.effects import (
     AwaitOtherSteps,
     AwaitReplayTurn,
     AwaitRun,
-    BeginStep,
     CallHandler,
-    CallStep,
     CallUser,
     Cancelled,
     DrainSteps,
@@ -47,7 +45,6 @@ from durable_core.flow.effects import (
     SeeHandlerBranch,
     SeeIfAlone,
     SendResponse,
-    StepBegun,
     Submit,
     UnwindIfAlone,
     Unwound,
@@ -173,7 +170,21 @@ class TaskRun:
         try:
             if self._interrupted is not None:
                 raise self._interrupted
-            return await drive_async(flow, self.perform)
+            # As ``drive_async`` does, which would be one coroutine more in each step.
+            value: Any = None
+            fault: BaseException | None = None
+            while True:
+                try:
+                    effect = flow.send(value) if fault is None else flow.throw(fault)
+                except StopIteration as stop:
+                    return stop.value
+                try:
+                    value = self.performers[type(effect)](self, effect)
+                    if type(value) is CoroutineType:
+                        value = await value
+                    fault = None
+                except BaseException as error:
+                    fault = error
         except Suspended:
             if self._unwinder.handler_has_ended:  # a task that the handler has left behind
                 self._warn_late_step()
@@ -272,56 +283,56 @@ class TaskRun:
         return self._host.queue.submit(effect.write, after)
 
     async def _await_durable(self, effect: AwaitDurable) -> Sequence[CheckpointResult]:
+        tickets: Any = effect.tickets
+        self._commit_if_alone()
         try:
-            return await self._settle(effect.tickets)
+            return [await self._host.queue.wait_async(ticket) for ticket in tickets]
         except asyncio.CancelledError:
             if effect.step_name:
                 self._refuse_time_out(effect.step_name)
             raise
 
-    async def _begin_step(self, effect: BeginStep | CallStep) -> StepBegun | Cancelled:
-        written: Sequence[CheckpointResult] = ()
-        if effect.tickets:
+    def _commit_if_alone(self) -> None:
+        """Commit what is queued if no other run or branch can share the commit."""
+        if self.ex.in_flight <= 1 and len(self._host.live) <= 1:
+            self._host.queue.commit_here()
+
+    async def _call_step(self, attempt: StepAttempt) -> Outcome | None:
+        ex, host = self.ex, self._host
+        tickets: Any = ex.tickets
+        written: list[CheckpointResult] = []
+        if tickets:
+            self._commit_if_alone()
             try:
-                written = await self._settle(effect.tickets)
+                for ticket in tickets:
+                    if not ticket.done:
+                        await host.queue.ended(ticket)
+                    written.append(ticket.result())
             except asyncio.CancelledError as error:
                 if self._unwinder.ends_parked_steps():
                     raise
                 return Cancelled(error)
-        event_seq = self._host.event_watermark.recent_async()
-        return written, event_seq if isinstance(event_seq, int) else await event_seq
-
-    async def _settle(self, tickets: Any) -> Sequence[CheckpointResult]:
-        """Wait until these writes, tickets of the queue, are durable; return their answers."""
-        queue = self._host.queue
-        if self.ex.in_flight <= 1 and len(self._host.live) <= 1:
-            queue.commit_here()  # no other run or branch can share the commit
-        written = []
-        for ticket in tickets:
-            if not ticket.done:
-                await queue.ended(ticket)
-            written.append(ticket.result())
-        return written
-
-    async def _call_step(self, effect: CallStep) -> Outcome | None:
-        begun = await self._begin_step(effect)
-        if isinstance(begun, Cancelled):
-            return begun
-        written, event_seq = begun
-        if not self.ex.begins(effect, written, event_seq):
+        event_seq = host.event_watermark.recent_async()
+        if not isinstance(event_seq, int):
+            event_seq = await event_seq
+        if not ex.begins(attempt, tickets, written, event_seq):
             return None
-        return await self.call_user(effect)
+        call = attempt.call
+        return Returned(None) if call is None else await self.call_user(call, attempt)
 
-    async def call_user(self, effect: CallUser) -> Outcome:
-        """Call the function of a step, or a hook."""
-        token = enter_run(effect.inside)
+    def _call_hook(self, effect: CallUser) -> Coroutine[Any, Any, Outcome]:
+        return self.call_user(effect.call)
+
+    async def call_user(self, call: Call, inside: StepAttempt | None = None) -> Outcome:
+        """Call the function of a step, whose attempt is given, or a hook."""
+        token = enter_run(inside)
         try:
-            call = effect.call
             if call.options is not None and call.options.timeout is not None:
                 return Returned(await self._call_in_time(call, call.options.timeout))
             if _is_coroutine_function(call.fn):
-                value: Any = call.fn(*call.args, **(call.kwargs or {}))
-                return Returned(await value)
+                fn: Any = call.fn
+                kwargs = call.kwargs
+                return Returned(await (fn(*call.args, **kwargs) if kwargs else fn(*call.args)))
             return Returned(await self._call_in_thread(call))
         except (ControlSignal, MemoryError):
             raise
@@ -658,9 +669,8 @@ def _is_coroutine_function(fn: Any) -> bool:
 TaskRun.performers = {
     Submit: TaskRun._submit,
     AwaitDurable: TaskRun._await_durable,
-    BeginStep: TaskRun._begin_step,
-    CallUser: TaskRun.call_user,
-    CallStep: TaskRun._call_step,
+    StepAttempt: TaskRun._call_step,
+    CallUser: TaskRun._call_hook,
     CallHandler: TaskRun.call_handler,
     Park: TaskRun._park,
     UnwindIfAlone: TaskRun._unwind_if_alone,

@@ -22,9 +22,7 @@ from durable_core.flow.effects import (
     AwaitDurable,
     AwaitOtherSteps,
     AwaitReplayTurn,
-    BeginStep,
     CallHandler,
-    CallStep,
     CallUser,
     DrainSteps,
     Effect,
@@ -38,7 +36,6 @@ from durable_core.flow.effects import (
     SeeHandlerBranch,
     SeeIfAlone,
     SendResponse,
-    StepBegun,
     Submit,
     UnwindIfAlone,
     Unwound,
@@ -248,23 +245,22 @@ class ThreadRun:
         tickets: Any = effect.tickets
         return [queue.wait(ticket) for ticket in tickets]
 
-    def _begin_step(self, effect: BeginStep | CallStep) -> StepBegun:
+    def _call_step(self, attempt: StepAttempt) -> Outcome | None:
         host = self._host
-        tickets: Any = effect.tickets
+        tickets: Any = self.ex.tickets
         written = [host.queue.wait(ticket) for ticket in tickets] if tickets else ()
-        return written, host.event_watermark.recent()
-
-    def _call_step(self, effect: CallStep) -> Outcome | None:
-        written, event_seq = self._begin_step(effect)
+        event_seq = host.event_watermark.recent()
         with self._lock:
-            if not self.ex.begins(effect, written, event_seq):
+            if not self.ex.begins(attempt, tickets, written, event_seq):
                 return None
-        return self.call_user(effect)
+        return Returned(None) if attempt.call is None else self.call_user(attempt.call, attempt)
 
-    def call_user(self, effect: CallUser) -> Outcome:
-        """Call the function of a step, or a hook."""
-        call = effect.call
-        token = enter_run(effect.inside)
+    def _call_hook(self, effect: CallUser) -> Outcome:
+        return self.call_user(effect.call)
+
+    def call_user(self, call: Call, inside: StepAttempt | None = None) -> Outcome:
+        """Call the function of a step, whose attempt is given, or a hook."""
+        token = enter_run(inside)
         try:
             if self.ex.deadline is not None:
                 value = self._call_before(self.ex.deadline, call)
@@ -273,7 +269,7 @@ class ThreadRun:
             else:
                 value = call_in_time(call, call.options.timeout)
             if hasattr(type(value), "__await__"):
-                value = self._await(effect.inside, value)
+                value = self._await(inside, value)
         except (ControlSignal, MemoryError):
             raise
         except Exception as error:
@@ -501,9 +497,8 @@ def too_many_refused_steps(ex: Execution, count: int) -> StepUsageError:
 ThreadRun.performers = {
     Submit: ThreadRun._submit,
     AwaitDurable: ThreadRun._await_durable,
-    BeginStep: ThreadRun._begin_step,
-    CallUser: ThreadRun.call_user,
-    CallStep: ThreadRun._call_step,
+    StepAttempt: ThreadRun._call_step,
+    CallUser: ThreadRun._call_hook,
     CallHandler: ThreadRun.call_handler,
     Park: ThreadRun._park,
     UnwindIfAlone: ThreadRun._unwind_if_alone,

@@ -17,7 +17,7 @@ from durable_core.engine.scheduler import Scheduler
 from durable_core.engine.worker import Worker
 from durable_core.errors import NotDeterministicError, StepError
 from durable_core.flow.attempt import Call, StepAttempt
-from durable_core.flow.effects import AwaitReplayTurn, CallUser, Effect, Flow, Park, Submit
+from durable_core.flow.effects import AwaitReplayTurn, Effect, Flow, Park, Submit
 from durable_core.flow.env import AppConfig
 from durable_core.flow.execution import Execution, StoredExecution, checkpoint, settle
 from durable_core.flow.flows import EngineFlows
@@ -107,8 +107,8 @@ class InstrumentedScope:
 
     def _perform(self, effect: Effect, finished: list[Memo]) -> Flow[Any]:
         match effect:
-            case CallUser(inside=StepAttempt(name=name)):
-                return (yield from self._call_step(effect, name))
+            case StepAttempt(call=Call() as call):
+                return (yield from self._call_step(effect, call))
             case Submit(write=Checkpoint() as write):
                 for op in [*(m.op for m in write.memos), *(p.op for p in write.pending)]:
                     yield from self._check_order(op.name)
@@ -133,10 +133,15 @@ class InstrumentedScope:
                 self._worker.reject(self.ex.run.id, error)
                 yield from _wait_forever(step_name)
 
-    def _call_step(self, effect: CallUser, step_name: str) -> Flow[Any]:
+    def _call_step(self, attempt: StepAttempt, call: Call) -> Flow[Any]:
+        step_name = attempt.name
         yield from self._check_order(step_name)
         yield from self._crash_if(step_name, CrashPoint.BEFORE)
-        outcome = yield replace(effect, call=self._planned(effect.call, step_name))
+        attempt.call = self._planned(call, step_name)
+        try:
+            outcome = yield attempt
+        finally:
+            attempt.call = call
         if outcome is not None:  # else it was not called yet
             yield from self._crash_if(step_name, CrashPoint.DURING)
         return outcome

@@ -32,7 +32,7 @@ from durable_core.flow.effects import (
     park,
 )
 from durable_core.flow.error_responses import step_failure
-from durable_core.flow.execution import begin as begin_step
+from durable_core.flow.execution import call_step
 from durable_core.flow.results import dump_result, load_result, result_remedy
 from durable_core.flow.server_calls import FunctionCall, GatewayCall
 from durable_core.flow.step_options import NO_OPTIONS, StepOptions, show_step
@@ -277,18 +277,18 @@ def perform(
     """
     if not (yield from _may_run(ex, op)):
         yield from park_for_ever(ex, op)
-    inside = StepAttempt(op.name, op.id, ex.next_attempt(), ex) if is_users else None
-    if inside is not None and ex.reentry is not None:
-        inside.number = ex.counted(op.name) + ex.reentry.generation
+    attempt = StepAttempt(op.name, op.id, ex.next_attempt(), ex, call if is_users else None)
+    if ex.reentry is not None:
+        attempt.number = ex.counted(op.name) + ex.reentry.generation
     ex.in_flight += 1
     try:
-        begun = yield from begin_step(ex)
-        ex.check_open()
-        began = ex.env.clock.now()
-        outcome = begun if isinstance(begun, Cancelled) else (yield from call_user(inside, call))
-        if inside is not None:
-            inside.function_ended = True
-        step = ex.step(op, began=began, took=max(0, ex.env.clock.now() - began))
+        outcome = yield from call_step(ex, attempt)
+        if not (is_users or isinstance(outcome, Cancelled)):
+            outcome = yield from call_user(call)
+        attempt.function_ended = True
+        now = ex.env.clock.now()
+        began = now if attempt.started_at is None else attempt.started_at
+        step = ex.step(op, began=began, took=max(0, now - began))
         ex.check_open()
         failure = None
         if isinstance(outcome, Returned):
@@ -301,11 +301,12 @@ def perform(
                 if ex.reentry is None:
                     return load_result(call, op, codec.decode(text))
     finally:
+        ex.calls.pop(op.id, None)
         ex.in_flight -= 1
         ex.activity += 1
     if not isinstance(outcome, Returned) or failure is not None:
-        if ex.stream is not None and inside is not None:
-            ex.stream.roll_back(inside)
+        if ex.stream is not None and is_users:
+            ex.stream.roll_back(attempt)
         yield from _failed(ex, step, outcome, failure, call.options or NO_OPTIONS)
     yield from park_for_ever(ex, op)
     raise AssertionError("nothing goes on from a step that the server goes on from")

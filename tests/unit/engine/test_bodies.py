@@ -369,7 +369,7 @@ def broken(value: int) -> int:
 @pytest.mark.parametrize("function", [plain, coroutine, lambda value: coroutine(value)], ids="abc")
 def test_functions_of_the_application(function: Callable[[int], Any]) -> None:
     """What says where a stream goes on may be any kind of function, under any server."""
-    ask = CallUser(None, Call(function, (7,)))
+    ask = CallUser(Call(function, (7,)))
 
     async def call() -> object:
         body = async_body(Host())
@@ -381,7 +381,7 @@ def test_functions_of_the_application(function: Callable[[int], Any]) -> None:
 
 def test_a_function_that_fails() -> None:
     """Its error is the answer."""
-    ask = CallUser(None, Call(broken, (7,)))
+    ask = CallUser(Call(broken, (7,)))
     outcome = sync_body(Host(), lambda: None)._perform(ask)
 
     assert isinstance(outcome, Raised)

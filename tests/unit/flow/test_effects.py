@@ -17,7 +17,6 @@ from durable_core.machine.stream_cursor import Cursor
 from durable_core.model.fact import EventSent
 from durable_core.model.step import OpKind
 
-INSIDE = StepAttempt("x")
 CURSOR = Cursor()
 OP = op_named("x", OpKind.INVOKE)
 
@@ -30,7 +29,7 @@ def make_fact() -> EventSent:
 
 
 WRAPPERS: list[tuple[Callable[[], Flow[Any]], Effect, object]] = [
-    (lambda: asks.call_user(INSIDE, Call(int)), asks.CallUser(INSIDE, Call(int)), Returned(1)),
+    (lambda: asks.call_user(Call(int)), asks.CallUser(Call(int)), Returned(1)),
     (lambda: asks.call_handler(), asks.CallHandler(), Unwound()),
     (lambda: asks.park("x", 7), asks.Park("x", 7), None),
     (asks.see_if_alone, asks.SeeIfAlone(), True),
@@ -68,5 +67,5 @@ def test_every_ask_has_its_wrapper() -> None:
 
     One that gives no answer, and that one flow alone needs, is yielded as it is, too.
     """
-    bare = {asks.Submit, asks.AwaitDurable, asks.BeginStep, asks.CallStep, asks.AwaitRun}
+    bare = {asks.Submit, asks.AwaitDurable, StepAttempt, asks.AwaitRun}
     assert set(get_args(Effect)) - bare == {type(ask) for _, ask, _ in WRAPPERS}

@@ -5,19 +5,26 @@ from __future__ import annotations
 import asyncio
 import gc
 import threading
-from collections.abc import AsyncIterator, Callable, Sequence
+from collections.abc import AsyncIterator, Callable, Coroutine, Mapping, Sequence
 from contextlib import AbstractAsyncContextManager, asynccontextmanager
-from typing import Any
+from types import SimpleNamespace
+from typing import Any, ClassVar
 
 import anyio
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
 from durable_core.api.step import step
 from durable_core.errors import NonRetriableError, StepCancelled, StepError, StoreBusyError
+from durable_core.flow.driver import drive_async
+from durable_core.flow.effects import Effect, Flow, Park
+from durable_core.flow.execution import ExecutionState
 from durable_core.http.request import Request
 from durable_core.http.response import Response
 from durable_core.model.run import Phase
 from durable_core.ports import Write
+from durable_core.runners.task import TaskRun
 from durable_core.stores.memory import MemoryStore
 from support.harness import FakeClock, Lab, Ledger, event, lab, request, until, until_async
 
@@ -654,3 +661,59 @@ def test_only_branches_that_may_race_take_turns_on_the_loop(
     with lab() as process:
         process.call(process.endpoint(handler))
     assert fewest <= ticks[1] <= most
+
+
+# The driver of its steps
+
+
+class Scripted(TaskRun):
+    """Answers the effects of a flow as a test says: a value, or an error, at once or later."""
+
+    performers: ClassVar[Mapping[type[Effect], Callable[[Any, Any], Any]]] = {
+        Park: lambda run, effect: run.answer(effect)
+    }
+
+    def __init__(self) -> None:
+        self.ex: Any = SimpleNamespace(state=ExecutionState.RUNNING)
+
+    def answer(self, effect: Effect) -> Any:
+        assert isinstance(effect, Park)
+        match effect.op_id:
+            case "value":
+                return effect.due_at
+            case "error":
+                raise ValueError(effect.due_at)
+            case "value later":
+                return asyncio.sleep(0, effect.due_at)
+        return self._fail_later(effect)
+
+    async def _fail_later(self, effect: Park) -> None:
+        raise ValueError(effect.due_at)
+
+
+ANSWERS = st.sampled_from(["value", "error", "value later", "error later"])
+
+
+@given(st.lists(ANSWERS, max_size=6), st.booleans())
+def test_a_step_is_driven_as_any_flow(answers: list[str], fails: bool) -> None:
+    """``TaskRun.drive``, which has the loop of ``drive_async`` in it, does the same."""
+
+    def flow(seen: list[object]) -> Flow[str]:
+        for number, kind in enumerate(answers):
+            try:
+                seen.append((yield Park(kind, number)))
+            except ValueError as error:
+                seen.append(str(error))
+        if fails:
+            raise ValueError("the flow's own")
+        return "result"
+
+    def outcome(drive: Callable[[Flow[str]], Coroutine[Any, Any, str]]) -> object:
+        seen: list[object] = []
+        try:
+            return asyncio.run(drive(flow(seen))), seen
+        except ValueError as error:
+            return str(error), seen
+
+    run = Scripted()
+    assert outcome(lambda it: drive_async(it, run.answer)) == outcome(run.drive)
