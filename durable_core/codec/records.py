@@ -255,7 +255,7 @@ def dump_request(
         "method": request.method,
         "url": request.url,
         "root_path": request.root_path,
-        "headers": headers.raw,
+        "headers": headers._raw,
         "path_params": dict(params) if params else {},
         "withheld": sorted(withheld) if withheld else (),
     }

@@ -182,7 +182,8 @@ class Headers:
 
     def has_any(self, names: frozenset[str]) -> bool:
         """Tell whether a field of one of these names, in lower case, is there and stored."""
-        return not names.isdisjoint(self._by_name())
+        index = self._index
+        return not names.isdisjoint(self._by_name() if index is None else index)
 
     def identity(self) -> bytes:
         """Return the fields that say who the client is (``IDENTIFYING_HEADERS``), to compare.

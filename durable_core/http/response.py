@@ -55,7 +55,7 @@ class Response:
             raise ValueError(f"a response status must be 200 to 599, not {status}")
         put = object.__setattr__
         put(self, "status", status)
-        put(self, "headers", _headers(headers))
+        put(self, "headers", headers if isinstance(headers, Headers) else _headers(headers))
         put(self, "body", body if type(body) is bytes else _check_body(body))
 
     @property

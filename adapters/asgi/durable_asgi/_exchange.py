@@ -47,8 +47,9 @@ class ASGIExchange(AsyncExchange):
             (name.decode("latin-1"), value.decode("latin-1")) for name, value in scope["headers"]
         ]
         params = scope.get("path_params")
-        if params:
-            self.path_params = {str(name): str(value) for name, value in params.items()}
+        self.path_params = (
+            {str(name): str(value) for name, value in params.items()} if params else {}
+        )
         if "router" in scope:
             self.route = _template_of(scope, self.path_params)
         self._receive = receive
