@@ -284,13 +284,18 @@ class TaskRun:
 
     async def _await_durable(self, effect: AwaitDurable) -> Sequence[CheckpointResult]:
         tickets: Any = effect.tickets
+        written: list[CheckpointResult] = []
         self._commit_if_alone()
         try:
-            return [await self._host.queue.wait_async(ticket) for ticket in tickets]
+            for ticket in tickets:  # each end of a run waits here, so it takes no coroutine more
+                if not ticket.done:
+                    await self._host.queue.ended(ticket)
+                written.append(ticket.result())
         except asyncio.CancelledError:
             if effect.step_name:
                 self._refuse_time_out(effect.step_name)
             raise
+        return written
 
     def _commit_if_alone(self) -> None:
         """Commit what is queued if no other run or branch can share the commit."""
