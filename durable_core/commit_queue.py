@@ -2,8 +2,9 @@
 
 There is no single writer thread, because passing each write to another thread costs more than the
 fsync. A thread that waits for its write while no commit is running becomes the leader. It commits
-every queued write; the other threads wait for it. A background thread commits writes that no
-thread waits for, after a few milliseconds, and writes that would block an event loop.
+every queued write; the other threads wait for it. What tasks of an event loop wait for is committed
+in the loop's next tick. A background thread commits writes that nobody waits for, after a few
+milliseconds, and writes that would block an event loop.
 
 A queued checkpoint is merged with a later one of the same run, so that the last step and the end of
 the run are one write.
@@ -167,6 +168,7 @@ class CommitQueue:
         self._leading = threading.Lock()  # held while committing
         self._queue: list[CommitFuture[Any]] = []
         self._by_lease: dict[_Lease, CommitFuture[Any]] = {}
+        self._oldest: CommitFuture[Any] | None = None  # in the queue, when it was last looked at
         self._blocked: list[ThreadWaiter] = []
         self._tick_scheduled: set[asyncio.AbstractEventLoop] = set()
         self._average = 0.0
@@ -201,6 +203,8 @@ class CommitQueue:
     def submit(self, write: Write[T], after: Sequence[CommitFuture[Any]] = ()) -> CommitFuture[T]:
         """Queue a write. It is committed when a caller waits for it, or after 5 to 10 ms.
 
+        On an event loop the 5 to 10 ms begin with its next tick; see :meth:`commit_forgotten`.
+
         Args:
             write: the write.
             after: earlier writes that it depends on; if one has failed, it fails with that error.
@@ -219,10 +223,26 @@ class CommitQueue:
             else:
                 ticket = CommitFuture(write)
             self._queue.append(ticket)
-            if not self._writer_notified:
-                self._writer_notified = True
-                self._wakeup.notify()
+            loop = asyncio._get_running_loop()
+            if loop is None:
+                self._notify_writer()
+            elif loop not in self._tick_scheduled:
+                self._schedule_tick(loop)
             return ticket
+
+    def _notify_writer(self) -> None:
+        """Have the background thread commit what nobody waits for. The caller holds the mutex."""
+        if not self._writer_notified:
+            self._writer_notified = True
+            self._wakeup.notify()
+
+    def _schedule_tick(self, loop: asyncio.AbstractEventLoop) -> None:
+        """Look in the next tick of this loop who waits. The caller holds the mutex.
+
+        The background thread need not wake up for most writes, and fight for the interpreter.
+        """
+        self._tick_scheduled.add(loop)
+        loop.call_soon(self._tick, loop)
 
     # -- waiting, in a thread ---------------------------------------------------------------
 
@@ -234,7 +254,8 @@ class CommitQueue:
                     self._commit_queued(self._busy_timeout)
                 finally:
                     self._leading.release()
-                self._hand_over_lead()
+                if self._queue:
+                    self._hand_over_lead()
             else:
                 self._block(ticket)
         return ticket.result()
@@ -280,14 +301,20 @@ class CommitQueue:
                 return future
             ticket.tasks += (future,)
             if loop not in self._tick_scheduled:
-                self._tick_scheduled.add(loop)
-                loop.call_soon(self._tick, loop)
+                self._schedule_tick(loop)
         return future
 
     def _tick(self, loop: asyncio.AbstractEventLoop) -> None:
         """Commit for all waiting tasks of a loop, or let another thread do it."""
         with self._mutex:
             self._tick_scheduled.discard(loop)
+            for ticket in self._queue:
+                if ticket.tasks:
+                    break
+            else:
+                if self._queue:
+                    self._notify_writer()
+                return
         self.commit_here()
 
     def commit_here(self) -> None:
@@ -304,7 +331,8 @@ class CommitQueue:
                 self._commit_queued(0.0)
             finally:
                 self._leading.release()
-            self._hand_over_lead()
+            if self._queue:  # a thread that blocks now queued its write under the lead: it is seen
+                self._hand_over_lead()
         else:
             self._flush_in_background()
 
@@ -336,14 +364,14 @@ class CommitQueue:
             self._fail(batch, StoreBrokenError(f"the commit was cut short: {error!r}"))
             raise
         else:
-            seconds = perf_counter() - began
-            took = seconds - len(batch) * _WRITE_SECONDS
+            seconds, count = perf_counter() - began, len(batch)
+            took = seconds - count * _WRITE_SECONDS
             self._average += (took - self._average) * _WEIGHT
             self.commits += 1
-            self.writes += len(batch)
+            self.writes += count
             self._deliver(batch, answers)
             if self._on_timed is not None:
-                self._on_timed(len(batch), seconds)
+                self._on_timed(count, seconds)
 
     def _commit(self, writes: Sequence[Write[Any]], wait: float) -> Sequence[object]:
         for _ in range(_TRIES):
@@ -441,12 +469,10 @@ class CommitQueue:
         return True
 
     def _hand_over_lead(self) -> None:
-        """If writes were queued during the commit, wake one waiting thread to lead the next one.
+        """Writes were queued during the commit: wake one waiting thread to lead the next one.
 
         A thread that has queued a write and does not wait yet will lead when it waits.
         """
-        if not self._queue:
-            return  # a thread that blocks now queued its write under the lead, so this read sees it
         with self._mutex:
             for blocked in self._blocked:
                 if not blocked.ticket.done:  # otherwise it returns and does not lead
@@ -464,6 +490,18 @@ class CommitQueue:
             self._urgent = True
             self._wakeup.notify()
 
+    def commit_forgotten(self) -> None:
+        """Commit in the background what was queued already at the last call.
+
+        Nobody else does so if it was queued on an event loop that is blocked now, or has ended.
+        """
+        with self._mutex:
+            oldest = self._queue[0] if self._queue else None
+            is_forgotten = oldest is not None and oldest is self._oldest
+            self._oldest = oldest
+        if is_forgotten:
+            self._flush_in_background()
+
     def _run(self) -> None:
         """Commit urgent writes at once, and others after a few milliseconds."""
         while True:
@@ -479,7 +517,8 @@ class CommitQueue:
                 except Exception:
                     # The waiters have the error. Others need this thread, so it continues.
                     logger.exception("a commit failed unexpectedly")
-                self._hand_over_lead()
+                if self._queue:
+                    self._hand_over_lead()
             elif stopped:
                 return
 

@@ -127,6 +127,7 @@ class Scheduler:
         self._parents: deque[str] = deque()
         self._chores = (
             PeriodicTask(host.settings.heartbeat, self._renew_leases),
+            PeriodicTask(0.0, host.queue.commit_forgotten),
             PeriodicTask(_MAINTENANCE, self._maintain),
             PeriodicTask(10.0, self._reap_unowned),
             self._pruning,

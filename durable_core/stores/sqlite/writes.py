@@ -111,7 +111,7 @@ def is_one_memo(write: Write[object]) -> TypeGuard[Checkpoint]:
     nothing.
     """
     return (
-        isinstance(write, Checkpoint)
+        type(write) is Checkpoint
         and write.create is None
         and len(write.memos) == 1
         and write.state is None
