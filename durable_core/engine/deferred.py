@@ -19,7 +19,8 @@ from typing import Any, Protocol
 
 from durable_core.engine.runs import RunManager
 from durable_core.errors import HTTPError, Suspended
-from durable_core.flow.effects import AwaitRun, Flow
+from durable_core.flow.attempt import StepAttempt
+from durable_core.flow.effects import AwaitRun, Flow, Submit
 from durable_core.flow.execution import EVENT_SEQ, StoredExecution
 from durable_core.flow.flows import EngineFlows
 from durable_core.flow.scope import HandlerKind, enter_run
@@ -34,11 +35,13 @@ from durable_core.runners.begun_call import (
 from durable_core.runners.host import RunHost
 from durable_core.runners.run_tasks import CURRENT_TASKS, RunTasks
 from durable_core.runners.settings import RegisteredEndpoint
-from durable_core.runners.task import STEP_CODE, TaskRun
+from durable_core.runners.task import GOES_ON, STEP_CODE, TaskRun
 from durable_core.runners.thread import ThreadRun
 
 __all__ = ["AnswerListener", "ClientAnswer", "DeferredRun", "not_begun"]
 
+#: What a plain step needs of its run. The rest needs the run to have begun.
+_EARLY = (StepAttempt, Submit)
 _enter_tasks, _set_event_seq = CURRENT_TASKS.set, EVENT_SEQ.set  # see ``scope.py``
 
 
@@ -101,13 +104,41 @@ class DeferredRun:
         return self._tasks.running or asyncio.current_task()
 
     def drive(self, flow: Flow[Any]) -> Coroutine[Any, Any, Any]:
-        """Run the flow of a step in the task that awaits it, once the run has begun."""
-        return self._needed().drive(self._once_begun(flow))
+        """Run the flow of a step in the task that awaits it.
 
-    def _once_begun(self, flow: Flow[Any]) -> Flow[Any]:
-        if self._code is None or not self._code.has_begun:
-            yield AwaitRun()
-        return (yield from flow)
+        In the first part of the handler, it goes as far as it can before the run has begun.
+        """
+        return self._needed().drive(self._before_run(flow))
+
+    def _before_run(self, flow: Flow[Any]) -> Flow[Any]:
+        resume: Callable[[Any], Any] = flow.send
+        value: Any = None
+        while True:
+            try:
+                effect = resume(value)
+            except StopIteration as end:
+                return end.value
+            is_early = self._is_first_part and type(effect) in _EARLY
+            try:
+                if not (is_early or self._has_begun):
+                    yield AwaitRun()
+                value = yield effect
+                resume = flow.send
+            except BaseException as error:
+                resume, value = flow.throw, error
+            if is_early and isinstance(value, Suspended):
+                yield AwaitRun()  # only then the run can end its handler
+
+    @property
+    def _is_first_part(self) -> bool:
+        """Whether the first part of the handler runs now, of a run that nothing has stopped."""
+        tasks, run = self._tasks, self._run
+        return tasks.running is tasks.handler and run is not None and run.ex.state in GOES_ON
+
+    @property
+    def _has_begun(self) -> bool:
+        """Whether the task of the handler has had its first turn, whatever else has had one."""
+        return self._code is not None and self._code.has_begun
 
     def _needed(self) -> _LateRun:
         """Return the run, live but for its flow.

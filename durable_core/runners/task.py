@@ -77,12 +77,12 @@ from durable_core.runners.thread import (
 )
 from durable_core.runners.time_limit import LimitedCall, time_is_over
 
-__all__ = ["STEP_CODE", "TaskRun", "next_turn"]
+__all__ = ["GOES_ON", "STEP_CODE", "TaskRun", "next_turn"]
 
 T = TypeVar("T")
 
 #: In these states the end of a step changes nothing for the others.
-_GOES_ON = (ExecutionState.RUNNING, ExecutionState.REPLAYING)
+GOES_ON = (ExecutionState.RUNNING, ExecutionState.REPLAYING)
 
 
 class TaskRun:
@@ -199,7 +199,7 @@ class TaskRun:
             raise Suspended from error
         finally:
             self._steps -= 1
-            if self.ex.state not in _GOES_ON:
+            if self.ex.state not in GOES_ON:
                 if self.ex.stopping:
                     self._unwinder.unwind_if_idle()
                 self._look_if_idle()
@@ -389,7 +389,7 @@ class TaskRun:
 
     async def call_handler(self, effect: CallHandler) -> Outcome | Unwound:
         """Run the handler in this task."""
-        if self.ex.state not in _GOES_ON:
+        if self.ex.state not in GOES_ON:
             return Unwound()  # told so before it began
         self._task = asyncio.current_task(self._loop)
         if self.ex.deadline is not None:

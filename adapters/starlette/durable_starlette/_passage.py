@@ -142,7 +142,7 @@ class AttachedPassage(Passage):
     _exchange: ASGIExchange
     _target: Target
     _loop: asyncio.AbstractEventLoop
-    _value: asyncio.Future[Any]
+    _value: asyncio.Future[Any] | None = None  # for which the framework waits
     _response: Any
     _capture: Capture
 
@@ -323,6 +323,12 @@ class AttachedPassage(Passage):
             self._body.release()
             return begun
         self._begin(deferred, begun, lambda request: self._go_on(begun))
+        is_refused = deferred.refusal is not None
+        if begun.has_ended and not (begun.is_cut_short or is_refused):
+            return begun
+        self._value = self._loop.create_future()
+        if is_refused:
+            self._value.set_exception(Suspended())
         return self._value
 
     async def _await_run(self, call: Call) -> Any:
@@ -351,14 +357,13 @@ class AttachedPassage(Passage):
     ) -> None:
         """Begin the run of a call."""
         self._loop = loop = asyncio.get_running_loop()
-        self._value, self._response = loop.create_future(), AwaitedResponse(loop=loop)
+        self._response = AwaitedResponse(loop=loop)
         self._capture = Capture(self._response)
         try:
             answer = deferred.start(handler)
         except Suspended:
             assert deferred.refusal is not None
             begun.close()
-            self._value.set_exception(Suspended())
             self._talk(refuse_async(self._target.app, self._exchange, deferred.refusal))
         else:
             self._await_answer(answer)
@@ -472,7 +477,8 @@ class AttachedPassage(Passage):
             self._required_conversation()
 
     def run_ended(self) -> None:
-        """Let the application go on after its response."""
+        """Let the application go on, after its response or without one."""
+        self._end_value(Suspended())  # of a run that was stopped before its handler could go on
         self._capture.execution_ended()
 
     def _required_conversation(self) -> asyncio.Task[None]:
@@ -496,7 +502,7 @@ class AttachedPassage(Passage):
             self._answer.client_left()  # if it was cancelled before it began
         if self._calls:  # the client was answered without a run
             self._calls.clear()
-            self._fill(self._value.set_exception, Suspended())
+            self._end_value(Suspended())
 
     # -- the run's side ---------------------------------------------------------------------
 
@@ -523,12 +529,12 @@ class AttachedPassage(Passage):
         try:
             value = await called
         except Exception as error:
-            self._fill(self._value.set_exception, error)
+            self._end_value(error)
         except BaseException:
-            self._fill(self._value.set_exception, Suspended())
+            self._end_value(Suspended())
             raise
         else:
-            self._fill(self._value.set_result, value)
+            self._set_value(value)
         try:
             response: Response = await self._response
         except _CancelledApplicationError:
@@ -538,16 +544,22 @@ class AttachedPassage(Passage):
     def execute(self) -> Response:
         """Have the framework's thread call the function in this context; return the response."""
         self._loop.call_soon_threadsafe(self._body.complete)
-        self._loop.call_soon_threadsafe(self._fill, self._value.set_result, copy_context())
+        self._loop.call_soon_threadsafe(self._set_value, copy_context())
         try:
             response: Response = self._response.result()
         except _CancelledApplicationError:
             suspend_at_once()
         return response
 
-    def _fill(self, fill: Callable[[Any], None], what: object) -> None:
-        if not self._value.done():  # the framework may have stopped waiting
-            fill(what)
+    def _set_value(self, value: object) -> None:
+        """Give the framework what the function has returned, if it still waits for that."""
+        if self._value is not None and not self._value.done():
+            self._value.set_result(value)
+
+    def _end_value(self, error: BaseException) -> None:
+        """Let the framework go on with an error, if it still waits."""
+        if self._value is not None and not self._value.done():
+            self._value.set_exception(error)
 
 
 async def _raise(error: BaseException) -> NoReturn:

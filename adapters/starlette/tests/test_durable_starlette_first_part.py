@@ -1,0 +1,260 @@
+"""Runs that begin in the first part of their handler, and how their clients are answered."""
+# Without "from __future__ import annotations", for FastAPI evaluates the annotations of local
+# functions.
+
+import asyncio
+from pathlib import Path
+from typing import Any
+
+import httpx2
+import pytest
+from fastapi import BackgroundTasks, FastAPI
+from fastapi.responses import JSONResponse, PlainTextResponse
+
+from durable_asgi import ASGIApplication, Message, Receive, Scope, Send
+from durable_core import Durable, step
+from durable_core.errors import StoreError
+from durable_core.flow.execution import StoredExecution
+from durable_core.stores import SQLiteStore
+from durable_starlette import StarletteApp, _passage, endpoint_adapter
+from support.harness import until
+
+
+class Watched:
+    """A middleware that notes in which tasks an application is called, and sends."""
+
+    def __init__(self, application: ASGIApplication) -> None:
+        self._application = application
+        self.notes: list[object] = []
+        self.messages: list[Message] = []
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        async def noting(message: Message) -> None:
+            self.notes.append(asyncio.current_task())
+            self.messages.append(message)
+            await send(message)
+
+        self.notes = [asyncio.current_task()]
+        self.messages = []
+        await self._application(scope, receive, noting)
+
+
+@pytest.fixture
+def durable(tmp_path: Path) -> Durable[StarletteApp]:
+    return Durable(id="shop", endpoint_adapter=endpoint_adapter, store=tmp_path / "db")
+
+
+def play(durable: Durable[StarletteApp], app: FastAPI, part: Any) -> None:
+    """Run a coroutine function of a client and what watches the application, which is started."""
+
+    async def main() -> None:
+        watched = Watched(app)
+        transport = httpx2.ASGITransport(watched, raise_app_exceptions=False)
+        client = httpx2.AsyncClient(transport=transport, base_url="http://localhost")
+        async with durable.lifespan(app), asyncio.timeout(30):
+            await part(client, watched)
+
+    asyncio.run(main())
+
+
+def statuses(durable: Durable[StarletteApp]) -> list[str]:
+    return [each.status for each in durable.runs.list()]
+
+
+@pytest.mark.parametrize("steps", [1, 3])
+def test_a_quick_run_is_answered_in_the_task_of_its_request(
+    durable: Durable[StarletteApp], steps: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """No other task sends its response, which is stored by then."""
+    monkeypatch.setattr(_passage, "LISTEN_AFTER", 60)  # however slow this machine is
+    app = FastAPI()
+
+    @app.get("/")
+    @durable.endpoint
+    async def it() -> list[int]:
+        return [await step.run(f"{number}", lambda: 1) for number in range(steps)]
+
+    async def part(client: httpx2.AsyncClient, watched: Watched) -> None:
+        assert [1] * steps == (await client.get("/")).json()
+        assert 1 == len(set(watched.notes))
+        assert ["http.response.start", "http.response.body"] == [
+            each["type"] for each in watched.messages
+        ]
+        assert ["completed"] == statuses(durable)
+
+    play(durable, app, part)
+
+
+@pytest.mark.parametrize("is_quick", [True, False])
+def test_a_background_task_runs_after_the_response(
+    durable: Durable[StarletteApp], is_quick: bool
+) -> None:
+    """It finds the run completed, and the response sent, whoever has sent it."""
+    app = FastAPI()
+    seen: list[object] = []
+
+    async def work() -> None:
+        await asyncio.sleep(0 if is_quick else 0.2)
+
+    @app.get("/")
+    @durable.endpoint
+    async def it(tasks: BackgroundTasks) -> str:
+        await step.run("work", work)
+        tasks.add_task(lambda: seen.append(statuses(durable)))
+        return "done"
+
+    async def part(client: httpx2.AsyncClient, watched: Watched) -> None:
+        assert "done" == (await client.get("/")).json()
+        await asyncio.to_thread(until, lambda: seen)
+        assert [["completed"]] == seen
+        assert [200] == [each["status"] for each in watched.messages if "status" in each]
+
+    play(durable, app, part)
+
+
+def without_length() -> PlainTextResponse:
+    response = PlainTextResponse("text")
+    del response.headers["content-length"]
+    return response
+
+
+def of_the_server() -> PlainTextResponse:
+    return PlainTextResponse("text", headers={"Keep-Alive": "timeout=5"})
+
+
+def of_another_length() -> PlainTextResponse:
+    response = PlainTextResponse("text")
+    response.headers["content-length"] = "3"
+    return response
+
+
+def with_two_lengths() -> PlainTextResponse:
+    response = PlainTextResponse("text")
+    response.headers.append("Content-Length", "4")
+    return response
+
+
+@pytest.mark.parametrize(
+    "response", [without_length, of_the_server, of_another_length, with_two_lengths]
+)
+def test_what_the_server_sends_is_framed(durable: Durable[StarletteApp], response: Any) -> None:
+    """The length is that of the body, and what only the server may say is left out."""
+    app = FastAPI()
+
+    @app.get("/")
+    @durable.endpoint
+    async def it() -> PlainTextResponse:
+        await step.run("one", lambda: 1)
+        made: PlainTextResponse = response()
+        return made
+
+    async def part(client: httpx2.AsyncClient, watched: Watched) -> None:
+        assert "text" == (await client.get("/")).text
+        headers = watched.messages[0]["headers"]
+        assert [b"4"] == [value for name, value in headers if name == b"content-length"]
+        assert b"keep-alive" not in {name.lower() for name, _ in headers}
+
+    play(durable, app, part)
+
+
+def test_a_function_that_runs_out_of_memory_at_once(durable: Durable[StarletteApp]) -> None:
+    """The run is cut short before its task has begun: there is an answer, and no record of it."""
+    app = FastAPI()
+
+    async def hungry() -> int:
+        raise MemoryError
+
+    @app.get("/")
+    @durable.endpoint
+    async def it() -> int:
+        return await step.run("hungry", hungry)
+
+    async def part(client: httpx2.AsyncClient, watched: Watched) -> None:
+        assert 500 == (await client.get("/")).status_code
+        assert [] == statuses(durable)
+
+    play(durable, app, part)
+
+
+def test_a_first_step_under_a_lease_that_may_have_expired(
+    durable: Durable[StarletteApp], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It waits until the lease is renewed, and the client gets the response."""
+    app, looks = FastAPI(), []
+    held_lately = StoredExecution.was_held_lately
+
+    def was_held_lately(self: StoredExecution) -> bool:
+        looks.append(1)
+        return len(looks) > 1 and held_lately(self)
+
+    monkeypatch.setattr(StoredExecution, "was_held_lately", was_held_lately)
+
+    @app.get("/")
+    @durable.endpoint
+    async def it() -> int:
+        return await step.run("one", lambda: 1)
+
+    async def part(client: httpx2.AsyncClient, watched: Watched) -> None:
+        assert 1 == (await client.get("/")).json()
+        assert looks
+
+    play(durable, app, part)
+
+
+def test_an_application_that_fails_after_its_handler_has_ended(
+    durable: Durable[StarletteApp],
+) -> None:
+    """The run is tried again, as if its function had raised that."""
+    app, calls = FastAPI(), []
+
+    class Answer(JSONResponse):
+        def render(self, content: Any) -> bytes:
+            calls.append(1)
+            if len(calls) == 1:
+                raise ValueError("not this time")
+            return super().render(content)
+
+    @app.get("/", response_class=Answer)
+    @durable.endpoint(retries=3)
+    async def it() -> Any:
+        return Answer({"one": await step.run("one", lambda: 1)})
+
+    async def part(client: httpx2.AsyncClient, watched: Watched) -> None:
+        response = await client.get("/")
+        assert 302 == response.status_code
+        assert {"one": 1} == (await client.get(response.headers["location"])).json()
+
+    play(durable, app, part)
+
+
+def test_a_store_that_fails_when_the_response_is_to_be_stored(tmp_path: Path) -> None:
+    """The client gets 503 in place of the response, and the application goes on."""
+    failing = [False]
+
+    class Failing(SQLiteStore):
+        def commit(self, writes: Any, *, wait: float) -> Any:
+            if failing[0]:
+                raise StoreError("the disk is full")
+            return super().commit(writes, wait=wait)
+
+    durable = Durable(
+        id="shop", endpoint_adapter=endpoint_adapter, store=Failing(str(tmp_path / "db"))
+    )
+    app, went_on = FastAPI(), []
+
+    @app.get("/")
+    @durable.endpoint
+    async def it(tasks: BackgroundTasks) -> int:
+        one = await step.run("one", lambda: 1)
+        tasks.add_task(lambda: went_on.append(1))
+        failing[0] = True
+        return one
+
+    async def part(client: httpx2.AsyncClient, watched: Watched) -> None:
+        response = await client.get("/")
+        failing[0] = False
+        assert 503 == response.status_code, response.text
+        assert [503] == [each["status"] for each in watched.messages if "status" in each]
+        await asyncio.to_thread(until, lambda: went_on)
+
+    play(durable, app, part)
