@@ -285,6 +285,8 @@ def current_scope(kind: HandlerKind, step_id: str) -> RunScope:
             kind.
     """
     scope = current_run()
+    if scope is not None and scope.kind is kind:
+        return scope
     if scope is None:
         raise StepUsageError(
             f"step {step_id!r} was called outside a run; steps work in a handler with "
@@ -296,12 +298,10 @@ def current_scope(kind: HandlerKind, step_id: str) -> RunScope:
             f"step {step_id!r} was called inside step {scope.name!r}; the function of a step calls "
             "no other steps: call both in the handler, one after the other"
         )
-    if scope.kind is not kind:
-        raise StepUsageError(
-            f"step {step_id!r} is for '{kind.value}' handlers and was called in "
-            f"'{scope.kind.value}'; write '{IMPORTS[scope.kind]}'"
-        )
-    return scope
+    raise StepUsageError(
+        f"step {step_id!r} is for '{kind.value}' handlers and was called in "
+        f"'{scope.kind.value}'; write '{IMPORTS[scope.kind]}'"
+    )
 
 
 def named(method: str, step_id: str, coroutine: Any) -> Coroutine[Any, Any, Any]:

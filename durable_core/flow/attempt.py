@@ -121,6 +121,8 @@ class StepAttempt:
     """
 
     waits: ClassVar[bool] = True
+    #: It is no run, whose kind of handler is asked for.
+    kind: ClassVar[None] = None
     name: str
     op_id: str = ""
     attempt: Attempt = (0, 0)

@@ -58,6 +58,7 @@ __all__ = [
     "StoredExecution",
     "begin",
     "call_step",
+    "check_lease",
     "checkpoint",
     "commit",
     "new_run",
@@ -475,7 +476,7 @@ class Execution:
     ) -> bool:
         """Note that the function of a step is called now; False if it may not be called yet.
 
-        That is so if it is not certain that the process holds the run, see :func:`call_step`.
+        That is so if it is not certain that the process holds the run, see :func:`check_lease`.
 
         Args:
             attempt: asks for the call.
@@ -879,8 +880,7 @@ def begin(ex: Execution, op: Op) -> Flow[tuple[int, int] | Cancelled]:
 def call_step(ex: Execution, attempt: StepAttempt) -> Flow[Outcome]:
     """Call the function of a step once all that was queued is durable.
 
-    If the process may not hold the run any more, the run's lease is checked before, by a write that
-    fails if another process holds it.
+    If the process may not hold the run any more, its lease is checked before.
 
     Raises:
         Suspended: something could not be made durable, as of :func:`settle`; or no step may begin.
@@ -894,8 +894,13 @@ def call_step(ex: Execution, attempt: StepAttempt) -> Flow[Outcome]:
             suspend_for(ex, error)
         if outcome is not None:
             return outcome
-        ex.add_ticket((yield ex.lease_check()))
-        attempt.is_checked = True
+        yield from check_lease(ex, attempt)
+
+
+def check_lease(ex: Execution, attempt: StepAttempt) -> Flow[None]:
+    """Queue a write that fails if another process holds the run, for this one may not hold it."""
+    ex.add_ticket((yield ex.lease_check()))
+    attempt.is_checked = True
 
 
 def suspend_for(ex: Execution, error: BaseException) -> NoReturn:

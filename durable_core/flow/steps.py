@@ -10,7 +10,7 @@ from typing import Any, TypeVar
 from durable_core.codec.json import JSONCodec
 from durable_core.codec.records import dump_event, load_event, load_step_error
 from durable_core.codec.tokens import event_id
-from durable_core.errors import LimitExceededError, Suspended
+from durable_core.errors import LeaseLost, LimitExceededError, Suspended
 from durable_core.flow.attempt import Call, StepAttempt
 from durable_core.flow.child_runs import Invocation, child_response
 from durable_core.flow.effects import (
@@ -33,10 +33,11 @@ from durable_core.flow.execution import (
     ExecutionState,
     StoredExecution,
     begin,
-    call_step,
+    check_lease,
     checkpoint,
     commit,
     settle,
+    suspend_for,
     utf8_size,
 )
 from durable_core.flow.facts import notify_attempt, observed_step
@@ -120,8 +121,15 @@ def run_step(ex: StoredExecution, op: Op, call: Call) -> Flow[object]:
             if call.options is not None and call.options.at_most_once:
                 outcome = yield from _save_begun(ex, op, before)
                 before = before or ex.pending.get(op.id)
-            if outcome is None:
-                outcome = yield from call_step(ex, attempt)
+            while outcome is None:
+                try:
+                    outcome = yield attempt
+                except MemoryError:
+                    raise
+                except (Exception, LeaseLost) as error:
+                    suspend_for(ex, error)
+                if outcome is None:
+                    yield from check_lease(ex, attempt)
             attempt.function_ended = True
             now = ex.env.clock.now()
             if attempt.started_at is None:  # it was cancelled before

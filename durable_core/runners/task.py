@@ -107,7 +107,6 @@ class TaskRun:
     _replay_order: ReplayOrder | None = None  # made when it is first needed
     _background: AbstractSet[asyncio.Task[None]] = frozenset()  # tasks that are no handler's
     _steps = 0  # calls of steps that are in progress and not parked
-    _interrupted: WaitInterruptedError | None = None
     _idle: asyncio.Future[None] | None = None
     _step_ended: asyncio.Event | None = None  # there while one waits for the other steps
     _refused_steps = 0
@@ -129,6 +128,8 @@ class TaskRun:
         self._reply = reply
         self._loop = loop or asyncio.get_running_loop()
         self._tasks = RunTasks(self._loop, STEP_CODE) if tasks is None else tasks
+        # Each step reads it: Python 3.11 is slow to read an attribute that only the class has.
+        self._interrupted: WaitInterruptedError | None = None
         #: Called if the run goes on while its handler, which does not end, still runs.
         self.left: Callable[[], None] = _nothing
 
@@ -171,6 +172,7 @@ class TaskRun:
             if self._interrupted is not None:
                 raise self._interrupted
             # As ``drive_async`` does, which would be one coroutine more in each step.
+            performers = self.performers
             value: Any = None
             fault: BaseException | None = None
             while True:
@@ -179,7 +181,7 @@ class TaskRun:
                 except StopIteration as stop:
                     return stop.value
                 try:
-                    value = self.performers[type(effect)](self, effect)
+                    value = performers[type(effect)](self, effect)
                     if type(value) is CoroutineType:
                         value = await value
                     fault = None

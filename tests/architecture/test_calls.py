@@ -22,13 +22,13 @@ FIGURES = ("all_calls", "library_calls", "files", "frames")
 #: (kind of handler, steps) -> limits, in the order of FIGURES.
 LIMITS: dict[tuple[str, int], Figures] = {
     ("def", 0): (111, 61, 12, 9),
-    ("def", 1): (301, 157, 20, 9),
-    ("def", 3): (563, 284, 20, 9),
-    ("def", 10): (1470, 726, 20, 9),
+    ("def", 1): (286, 150, 20, 9),
+    ("def", 3): (524, 267, 20, 9),
+    ("def", 10): (1346, 678, 20, 9),
     ("async def", 0): (177, 73, 14, 4),
-    ("async def", 1): (370, 173, 22, 4),
-    ("async def", 3): (637, 307, 22, 4),
-    ("async def", 10): (1560, 775, 22, 4),
+    ("async def", 1): (363, 162, 22, 4),
+    ("async def", 3): (593, 278, 22, 4),
+    ("async def", 10): (1386, 681, 22, 4),
 }
 
 #: Other threads and slow commits only ever add calls, so one run within the limits is enough.

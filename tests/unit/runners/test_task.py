@@ -675,6 +675,7 @@ class Scripted(TaskRun):
 
     def __init__(self) -> None:
         self.ex: Any = SimpleNamespace(state=ExecutionState.RUNNING)
+        self._interrupted = None
 
     def answer(self, effect: Effect) -> Any:
         assert isinstance(effect, Park)
