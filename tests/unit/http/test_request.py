@@ -10,7 +10,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from durable_core.errors import BadRequest, HTTPError
-from durable_core.http.request import Request
+from durable_core.http.headers import TOKEN
+from durable_core.http.request import _COMMON_METHODS, Request
 
 FORM = {"content-type": "application/x-www-form-urlencoded; charset=utf-8"}
 
@@ -37,6 +38,16 @@ def test_path_and_query_of_a_url(url: str, path: str, query: str) -> None:
     request = Request(method="GET", url=url)
     assert path == request.path
     assert query == request.query.raw
+
+
+@given(st.sampled_from(sorted(_COMMON_METHODS)) | st.text(max_size=4))
+def test_a_method_is_a_token(method: str) -> None:
+    """One that is known is taken as it is; any other is taken if it is a token."""
+    if TOKEN.fullmatch(method):
+        assert method == Request(method=method, url="http://host/").method
+    else:
+        with pytest.raises(ValueError, match="a method must be an RFC 9110 token"):
+            Request(method=method, url="http://host/")
 
 
 @given(st.text(st.characters(exclude_categories=["Cs"]), min_size=1))
