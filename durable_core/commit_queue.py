@@ -499,7 +499,7 @@ class CommitQueue:
             oldest = self._queue[0] if self._queue else None
             is_forgotten = oldest is not None and oldest is self._oldest
             self._oldest = oldest
-        if is_forgotten:
+        if is_forgotten and not self._leading.locked():
             self._flush_in_background()
 
     def _run(self) -> None:

@@ -72,6 +72,9 @@ class Connections:
         self._checkpointed = (0, 0)
         self._scan_pause = 0
         self._opened_at = time.monotonic_ns()  # tells the counter of a fork from its parent's
+        self._watch_lock = threading.Lock()
+        self._seen_commits = 0
+        self._asks_version = False  # the next commit is to ask SQLite for it
         self._version = 0
         self._changes = 0  # those that SQLite's data_version does not count here
 
@@ -82,6 +85,8 @@ class Connections:
                 self._refuse_moved()
             db = self._writer or self._open_writer()
             self._commits += 1
+            if self._asks_version:
+                self._note_version(db)
             try:
                 return apply_batch(db, writes, self._path)
             except StoreBusyError:
@@ -198,39 +203,36 @@ class Connections:
     def change_counter(self) -> tuple[int, ...]:
         """Return a value that changes with each commit but those of :meth:`commit`.
 
-        SQLite counts for each connection what the others have committed. While this cannot be
-        told, because a commit takes long, the value changes, too.
+        SQLite counts for each connection what the others have committed. While this process
+        commits, the next commit asks for that number, and a later call returns it: whoever asks
+        here would hold the commits up for as long as it waits for the interpreter, several times.
 
         If the file is not where it was, nothing more is read from or written to it.
         """
-        version = self._data_version()
-        if version is None:
-            self._changes += 1
-        else:
-            self._version = version
-        return self._opened_at, self._version, self._changes
-
-    def _data_version(self) -> int | None:
-        """Return SQLite's number for what others have committed; None if it cannot be told now."""
-        if not self._write_lock.acquire(timeout=_COUNTER_PATIENCE):
-            return None
-        try:
-            db = self._writer
-            if db is None:
-                db = self._open_writer()
-            else:
+        with self._watch_lock:
+            is_committing = self._commits != self._seen_commits and self._version > 0
+            self._seen_commits = self._commits
+            if self._writer is not None:
                 self._check_file()
-            [version] = db.execute("PRAGMA data_version").fetchone()
-            if self._log_file is None:
-                self._log_file = self._find_log()
-            return int(version)
-        except sqlite3.Error as error:
-            fault = store_error(error, self._path)
-            if isinstance(fault, StoreBusyError):
-                return None
-            raise fault from error
-        finally:
-            self._write_lock.release()
+            if is_committing:
+                self._asks_version = True
+            elif self._write_lock.acquire(timeout=_COUNTER_PATIENCE):
+                try:
+                    self._note_version(self._writer or self._open_writer())
+                finally:
+                    self._write_lock.release()
+            else:
+                self._changes += 1  # there may be some
+            return self._opened_at, self._version, self._changes
+
+    def _note_version(self, writer: sqlite3.Connection) -> None:
+        self._asks_version = False
+        try:
+            [self._version] = writer.execute("PRAGMA data_version").fetchone()
+        except sqlite3.Error:
+            self._changes += 1  # it cannot be told now; whoever looks for them meets the fault
+        if self._log_file is None:
+            self._log_file = self._find_log()
 
     def _find_log(self) -> tuple[int, int] | None:
         """Return which file the log is. It stays while a connection of ours is open."""
@@ -334,8 +336,8 @@ class Connections:
             True if all are closed.
         """
         give_up = time.monotonic() + patience
-        # In the order of checkpoint(), which takes the second while it holds the first.
-        with self._keep_lock, self._write_lock, self._count_lock:
+        # In the order of checkpoint() and change_counter(), which take the third, too.
+        with self._keep_lock, self._watch_lock, self._write_lock, self._count_lock:
             self._closed = True
             for db in (self._writer, self._checkpointer):
                 if db is not None:

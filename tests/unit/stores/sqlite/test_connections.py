@@ -110,6 +110,22 @@ def test_the_version_does_not_change_with_its_own_commits(
     assert 6 == handles.read(count_runs)
 
 
+def test_a_commit_tells_the_version_to_whoever_has_asked(path: str, handles: Connections) -> None:
+    """While this process commits, nobody else holds its commits up to ask."""
+    others = Connections(path)
+    first = handles.change_counter()
+    handles.commit([created("r1")], 1.0)
+    with handles._write_lock:
+        assert first == handles.change_counter()
+    handles.commit([created("r2")], 1.0)
+    assert first == handles.change_counter()
+    others.commit([created("r3")], 1.0)
+    handles.commit([created("r4")], 1.0)
+
+    assert first != handles.change_counter()
+    others.close()
+
+
 def test_the_version_changes_with_what_maintenance_has_matched(
     handles: Connections, monkeypatch: pytest.MonkeyPatch
 ) -> None:
