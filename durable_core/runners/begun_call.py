@@ -192,6 +192,13 @@ class BegunCall(Generator[Any, Any, Any]):
         """Return what goes on with the call."""
         return self
 
+    def __next__(self) -> Any:
+        """Go on. It is what a task asks for, and ``send`` would be a call more each time."""
+        if self.has_ended or self._is_waiting:
+            return self.send(None)
+        assert self.code is not None
+        return self.code.send(None)
+
     def send(self, value: Any, /) -> Any:
         """Go on. What the first part waits for comes first."""
         if self.has_ended:

@@ -178,7 +178,8 @@ class AttachedPassage(Passage):
             elif error is not None:
                 await self._end_without_run(error)
         finally:  # these refer to this object: the memory of the request would wait for a collector
-            self._end_watch()
+            if self._watch is not None:
+                self._end_watch()
             self._deferred = self._conversation = self._answer = None
 
     async def _end_run(self, error: BaseException | None) -> None:
