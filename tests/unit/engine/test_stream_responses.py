@@ -469,10 +469,9 @@ def test_a_failed_attempt_is_told_however_short_it_was() -> None:
         early = Reading(endpoint.handle(second_request(first)))
         start = early.take(1)
         told += list(first)
-        for count in (2, 3, 4):
-            clock.advance(3600)
-            process.poke()
-            until(lambda count=count: len(attempts) == count)  # type: ignore[misc]
+        for nap in range(3):
+            process.pass_nap(clock, nap)
+        until(lambda: process.records.list()[0].run.phase.ended)
         rest = list(early)
     assert ["meta", "a: 0", "rollback a", "redirect"] == told
     assert ["meta"] == start
