@@ -472,14 +472,18 @@ class AttachedPassage(Passage):
     def answer_arrived(self) -> None:
         """Have the answer sent: by the application, if that waits for it."""
         if self._arrival is not None:
-            if not self._arrival.done():
-                self._arrival.set_result(None)
+            self._end_arrival()
         elif self._answer is not None:
             self._required_conversation()
+
+    def _end_arrival(self) -> None:
+        if self._arrival is not None and not self._arrival.done():
+            self._arrival.set_result(None)
 
     def run_ended(self) -> None:
         """Let the application go on, after its response or without one."""
         self._end_value(Suspended())  # of a run that was stopped before its handler could go on
+        self._end_arrival()  # no answer arrives for a client that has left
         self._capture.execution_ended()
 
     def _required_conversation(self) -> asyncio.Task[None]:

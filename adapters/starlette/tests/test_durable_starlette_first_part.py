@@ -17,6 +17,7 @@ from durable_core.errors import StoreError
 from durable_core.flow.execution import StoredExecution
 from durable_core.stores import SQLiteStore
 from durable_starlette import StarletteApp, _passage, endpoint_adapter
+from support.asgi_exchange import Exchange, http_scope
 from support.harness import until
 
 
@@ -108,6 +109,29 @@ def test_a_background_task_runs_after_the_response(
         await asyncio.to_thread(until, lambda: seen)
         assert [["completed"]] == seen
         assert [200] == [each["status"] for each in watched.messages if "status" in each]
+
+    play(durable, app, part)
+
+
+def test_a_client_that_leaves_while_its_handler_goes_on(durable: Durable[StarletteApp]) -> None:
+    """The run is completed, and the application goes on after its response."""
+    app, went_on = FastAPI(), list[object]()
+    exchange = Exchange(http_scope("/"))
+
+    async def leave() -> None:
+        exchange.leave()
+        await asyncio.to_thread(until, lambda: statuses(durable))  # stored, for the client is gone
+
+    @app.get("/")
+    @durable.endpoint
+    async def it(tasks: BackgroundTasks) -> str:
+        await step.run("leave", leave)
+        tasks.add_task(lambda: went_on.extend(statuses(durable)))
+        return "done"
+
+    async def part(client: httpx2.AsyncClient, watched: Watched) -> None:
+        await exchange.run(app)
+        assert ["completed"] == went_on
 
     play(durable, app, part)
 
