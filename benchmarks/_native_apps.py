@@ -8,6 +8,7 @@ they are bare handlers of an application that has durable ones.
 
 from __future__ import annotations
 
+import gc
 import logging
 import os
 from collections.abc import Callable
@@ -31,11 +32,22 @@ import durable_starlette
 from durable_core import Durable, Request, Response, step
 from durable_core.sync import step as sync_step
 
-__all__ = ["FOLDER", "FORM", "STEPS", "django_asgi", "django_wsgi", "fastapi_app", "flask_app"]
+__all__ = [
+    "FOLDER",
+    "FORM",
+    "FREEZE",
+    "STEPS",
+    "django_asgi",
+    "django_wsgi",
+    "fastapi_app",
+    "flask_app",
+]
 
 FOLDER = "BENCH_FOLDER"
 #: ``bare``, ``floor`` (FastAPI's ``async def`` handlers alone) or ``ours``.
 FORM = "BENCH_FORM"
+#: There if the collector of cycles is not to look again at what an application has loaded.
+FREEZE = "BENCH_FREEZE"
 STEPS = (0, 1, 3, 10)
 
 HandlerT = TypeVar("HandlerT", bound=Callable[..., Any])
@@ -63,8 +75,14 @@ def _durable(adapter: Any) -> Durable[Any] | None:
 
 def fastapi_app() -> FastAPI:
     """Return the application for uvicorn; ``def`` handlers are below ``/def``."""
-    if os.environ[FORM] == "floor":
-        return _fastapi_floor()
+    app = _fastapi_floor() if os.environ[FORM] == "floor" else _fastapi_app()
+    if FREEZE in os.environ:
+        gc.collect()
+        gc.freeze()
+    return app
+
+
+def _fastapi_app() -> FastAPI:
     durable = _durable(durable_starlette.endpoint_adapter)
     app = FastAPI() if durable is None else FastAPI(lifespan=durable.lifespan)
     for steps in STEPS:

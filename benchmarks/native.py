@@ -5,6 +5,8 @@ turns. The first one knows nothing of Durable. With ``--floor`` it stores its st
 ``_floor.py``); that is for the ``async def`` handlers of FastAPI. With ``--beside`` both are of one
 application, in one process, for FastAPI and Flask: what Durable costs all handlers of an
 application is left out.
+With ``--freeze`` the applications of FastAPI call ``gc.freeze()`` when they have loaded, so that
+full collections of cycles look at less.
 FastAPI, and Django with coroutines, are served by uvicorn; Flask, and Django with plain views, by
 waitress. Ratios are medians over the turns. The processor time is that of the server's process for
 one request: unlike the rate, it hardly depends on what else the machine does. It is read from
@@ -35,7 +37,7 @@ from _measure import (
     show,
     work_folder,
 )
-from _native_apps import FOLDER, FORM, STEPS
+from _native_apps import FOLDER, FORM, FREEZE, STEPS
 
 _UVICORN = "-m uvicorn --port {port} --log-level warning --no-access-log --factory _native_apps:"
 _WAITRESS = "-m waitress --threads=64 --listen=127.0.0.1:{port} --call _native_apps:"
@@ -166,6 +168,7 @@ def main() -> None:
     parser.add_argument("--steps", type=int, choices=STEPS, nargs="+", default=STEPS[:3])
     parser.add_argument("--floor", action="store_true", help="against steps stored by hand")
     parser.add_argument("--beside", action="store_true", help="both in one process")
+    parser.add_argument("--freeze", action="store_true", help="with gc.freeze(), for fastapi")
     options = parser.parse_args()
     if options.floor and options.framework not in (None, ["fastapi"]):
         parser.error("--floor is for fastapi")
@@ -173,6 +176,8 @@ def main() -> None:
         parser.error("--beside is for --framework fastapi and flask")
     if options.beside and options.floor:
         parser.error("either --floor or --beside")
+    if options.freeze:
+        os.environ[FREEZE] = "1"
     seconds, rounds = (0.5, 5) if options.quick else (1.0, 15)
     with work_folder(options.folder) as folder:
         facts = machine(folder)
