@@ -15,12 +15,19 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Awaitable, Callable, Coroutine
 from contextvars import copy_context
+from types import CoroutineType
 from typing import Any, Protocol
 
 from durable_core.engine.runs import RunManager
 from durable_core.errors import HTTPError, Suspended
-from durable_core.flow.attempt import StepAttempt
-from durable_core.flow.effects import AwaitRun, Flow, Submit
+from durable_core.flow.effects import (
+    AwaitDelivery,
+    AwaitRun,
+    Effect,
+    Flow,
+    Park,
+    UnwindIfAlone,
+)
 from durable_core.flow.execution import EVENT_SEQ, StoredExecution
 from durable_core.flow.flows import EngineFlows
 from durable_core.flow.scope import HandlerKind, enter_run
@@ -35,13 +42,11 @@ from durable_core.runners.begun_call import (
 from durable_core.runners.host import RunHost
 from durable_core.runners.run_tasks import CURRENT_TASKS, RunTasks
 from durable_core.runners.settings import RegisteredEndpoint
-from durable_core.runners.task import GOES_ON, STEP_CODE, TaskRun
+from durable_core.runners.task import STEP_CODE, TaskRun
 from durable_core.runners.thread import ThreadRun
 
 __all__ = ["AnswerListener", "ClientAnswer", "DeferredRun", "not_begun"]
 
-#: What a plain step needs of its run. The rest needs the run to have begun.
-_EARLY = (StepAttempt, Submit)
 _enter_tasks, _set_event_seq = CURRENT_TASKS.set, EVENT_SEQ.set  # see ``scope.py``
 
 
@@ -77,7 +82,6 @@ class DeferredRun:
         self.refusal: HTTPError | None = None
         self._run: _LateRun | None = None
         self._task: LateTask | None = None  # until the run has it
-        self._code: LateCoroutine | None = None  # of the task, from then on
         self._is_over = False
         self._host = host
         self._runs = runs
@@ -106,39 +110,12 @@ class DeferredRun:
     def drive(self, flow: Flow[Any]) -> Coroutine[Any, Any, Any]:
         """Run the flow of a step in the task that awaits it.
 
-        In the first part of the handler, it goes as far as it can before the run has begun.
+        That of the handler may do so at once, in its first part. What else has its turn before the
+        task of the run has had its first one waits for that.
         """
-        return self._needed().drive(self._before_run(flow))
-
-    def _before_run(self, flow: Flow[Any]) -> Flow[Any]:
-        resume: Callable[[Any], Any] = flow.send
-        value: Any = None
-        while True:
-            try:
-                effect = resume(value)
-            except StopIteration as end:
-                return end.value
-            is_early = self._is_first_part and type(effect) in _EARLY
-            try:
-                if not (is_early or self._has_begun):
-                    yield AwaitRun()
-                value = yield effect
-                resume = flow.send
-            except BaseException as error:
-                resume, value = flow.throw, error
-            if is_early and isinstance(value, Suspended):
-                yield AwaitRun()  # only then the run can end its handler
-
-    @property
-    def _is_first_part(self) -> bool:
-        """Whether the first part of the handler runs now, of a run that nothing has stopped."""
-        tasks, run = self._tasks, self._run
-        return tasks.running is tasks.handler and run is not None and run.ex.state in GOES_ON
-
-    @property
-    def _has_begun(self) -> bool:
-        """Whether the task of the handler has had its first turn, whatever else has had one."""
-        return self._code is not None and self._code.has_begun
+        run, tasks = self._needed(), self._tasks
+        is_in_turn = tasks.running is tasks.handler or run.has_begun
+        return run.drive(flow if is_in_turn else _in_turn(flow))
 
     def _needed(self) -> _LateRun:
         """Return the run, live but for its flow.
@@ -209,7 +186,7 @@ class DeferredRun:
         """
         run, task = self._needed(), self._task
         assert task is not None
-        self._task, self._code = None, task.code
+        self._task = None
         answer = ClientAnswer(self._runs, run, run.execution, self._loop)
         run.take(task, handler, answer.set)
         self._runs.run_in_task(run, self.flows.execute(run.execution), answer.run_ended)
@@ -322,6 +299,17 @@ class _LateRun(TaskRun):
         super().__init__(host, ex, not_begun, tasks=tasks)
         self.execution = ex
         self._late_task: LateTask | None = None
+        self._code: LateCoroutine | None = None
+
+    @property
+    def has_begun(self) -> bool:
+        """Whether the task of the run has had its first turn."""
+        return self._code is not None and self._code.has_begun
+
+    @property
+    def handler_has_ended(self) -> bool:
+        """Whether the handler has ended. It runs before the run has begun, too."""
+        return self.has_begun and super().handler_has_ended
 
     def take(
         self,
@@ -335,14 +323,45 @@ class _LateRun(TaskRun):
             task: that of the handler.
             handler, reply: see ``TaskRun``.
         """
-        self._late_task, self._handler, self._reply = task, handler, reply
+        self._late_task, self._code = task, task.code
+        self._handler, self._reply = handler, reply
 
     def start(self, code: Coroutine[Any, Any, None]) -> asyncio.Task[None]:
         """Run the coroutine in the task of the handler."""
         task, self._late_task = self._late_task, None
         assert task is not None
-        task.code.rest = code
+        assert self._code is not None
+        self._code.rest = code
         return task
+
+
+def _once_begun(
+    perform: Callable[[Any, Any], Any],
+) -> Callable[[_LateRun, Effect], Coroutine[Any, Any, Any]]:
+    """Return what answers an effect like this, once the run has begun."""
+
+    async def perform_in_turn(run: _LateRun, effect: Effect) -> Any:
+        if not run.has_begun:
+            await asyncio.sleep(0)
+        value = perform(run, effect)
+        return await value if type(value) is CoroutineType else value
+
+    return perform_in_turn
+
+
+#: A step that waits in place, or is put away, is of a handler that the run knows.
+_LateRun.performers = {
+    **TaskRun.performers,
+    **{
+        kind: _once_begun(TaskRun.performers[kind]) for kind in (AwaitDelivery, Park, UnwindIfAlone)
+    },
+}
+
+
+def _in_turn(flow: Flow[Any]) -> Flow[Any]:
+    """Run a flow from the next turn of the event loop on."""
+    yield AwaitRun()
+    return (yield from flow)
 
 
 def not_begun(request: Request) -> Any:

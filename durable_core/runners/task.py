@@ -77,12 +77,12 @@ from durable_core.runners.thread import (
 )
 from durable_core.runners.time_limit import LimitedCall, time_is_over
 
-__all__ = ["GOES_ON", "STEP_CODE", "TaskRun", "next_turn"]
+__all__ = ["STEP_CODE", "TaskRun", "next_turn"]
 
 T = TypeVar("T")
 
 #: In these states the end of a step changes nothing for the others.
-GOES_ON = (ExecutionState.RUNNING, ExecutionState.REPLAYING)
+_GOES_ON = (ExecutionState.RUNNING, ExecutionState.REPLAYING)
 
 
 class TaskRun:
@@ -159,6 +159,11 @@ class TaskRun:
                 unwinder.handler_runs(self._task, self._is_occupied, self._go_on_without_handler)
         return unwinder
 
+    @property
+    def handler_has_ended(self) -> bool:
+        """Whether the handler has ended; a step that goes on is of a task that it left behind."""
+        return self._unwinder.handler_has_ended
+
     # -- the run as its handler sees it -----------------------------------------------------
 
     def current_task(self) -> object:
@@ -188,7 +193,7 @@ class TaskRun:
                 except BaseException as error:
                     fault = error
         except Suspended:
-            if self._unwinder.handler_has_ended:  # a task that the handler has left behind
+            if self.handler_has_ended:  # a task that the handler has left behind
                 self._warn_late_step()
                 raise asyncio.CancelledError from None
             self._refused_steps += 1
@@ -201,7 +206,7 @@ class TaskRun:
             raise Suspended from error
         finally:
             self._steps -= 1
-            if self.ex.state not in GOES_ON:
+            if self.ex.state not in _GOES_ON:
                 if self.ex.stopping:
                     self._unwinder.unwind_if_idle()
                 self._look_if_idle()
@@ -391,7 +396,7 @@ class TaskRun:
 
     async def call_handler(self, effect: CallHandler) -> Outcome | Unwound:
         """Run the handler in this task."""
-        if self.ex.state not in GOES_ON:
+        if self.ex.state not in _GOES_ON:
             return Unwound()  # told so before it began
         self._task = asyncio.current_task(self._loop)
         if self.ex.deadline is not None:
@@ -495,7 +500,7 @@ class TaskRun:
         return catch(error, in_step=False, debug=self.ex.env.debug)
 
     async def _park(self, effect: Park) -> None:
-        if self._unwinder.handler_has_ended:
+        if self.handler_has_ended:
             raise asyncio.CancelledError
         self._steps -= 1
         self._look_if_idle()
@@ -531,7 +536,7 @@ class TaskRun:
 
     def _look_after_unwinding(self) -> None:
         """Hand the client off now if its handler awaits something while it is unwound."""
-        if not self._unwinder.handler_has_ended:
+        if not self.handler_has_ended:
             self._unwinder.limit_unwinding()
             reason = self.ex.late_handoff
             if reason is not None:
