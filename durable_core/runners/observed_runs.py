@@ -81,12 +81,12 @@ class _Notifier:
             self._observers.notify(fact)
         return self._observers.enter_execution(fact)
 
-    def enter_attempt(self, inside: StepAttempt, options: StepOptions | None) -> Entered:
+    def enter_attempt(self, attempt: StepAttempt, options: StepOptions | None) -> Entered:
         """Notify of an attempt of a step that begins, and enter its contexts."""
-        op = Op(id=inside.op_id, name=inside.name, kind=OpKind.RUN)
+        op = Op(id=attempt.op_id, name=attempt.name, kind=OpKind.RUN)
         step = observed_step(op, None if options is None else options.name)
         self._steps[op.id] = step
-        fact = self._started(self._run(), step, inside.number)
+        fact = self._started(self._run(), step, attempt.number)
         return self._observers.enter_attempt(fact)
 
     def submitted(self, effect: Submit) -> None:
@@ -162,12 +162,12 @@ class ObservedThreadRun(ThreadRun):
             within.outcome = outcome = super().call_handler(effect)
             return outcome
 
-    def call_user(self, call: Call, inside: StepAttempt | None = None) -> Outcome:
+    def call_user(self, call: Call, attempt: StepAttempt | None = None) -> Outcome:
         """Call the function of a step, or a hook."""
-        if inside is None:
+        if attempt is None:
             return super().call_user(call)
-        with _Within(self._notifier.enter_attempt(inside, call.options)) as within:
-            within.outcome = outcome = super().call_user(call, inside)
+        with _Within(self._notifier.enter_attempt(attempt, call.options)) as within:
+            within.outcome = outcome = super().call_user(call, attempt)
             return outcome
 
     def _submit(self, effect: Submit) -> CommitFuture[CheckpointResult]:
@@ -200,12 +200,12 @@ class ObservedTaskRun(TaskRun):
             within.outcome = outcome = await super().call_handler(effect)
             return outcome
 
-    async def call_user(self, call: Call, inside: StepAttempt | None = None) -> Outcome:
+    async def call_user(self, call: Call, attempt: StepAttempt | None = None) -> Outcome:
         """Call the function of a step, or a hook."""
-        if inside is None:
+        if attempt is None:
             return await super().call_user(call)
-        with _Within(self._notifier.enter_attempt(inside, call.options)) as within:
-            within.outcome = outcome = await super().call_user(call, inside)
+        with _Within(self._notifier.enter_attempt(attempt, call.options)) as within:
+            within.outcome = outcome = await super().call_user(call, attempt)
             return outcome
 
     def _submit(self, effect: Submit) -> CommitFuture[CheckpointResult]:

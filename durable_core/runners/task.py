@@ -335,9 +335,9 @@ class TaskRun:
     def _call_hook(self, effect: CallUser) -> Coroutine[Any, Any, Outcome]:
         return self.call_user(effect.call)
 
-    async def call_user(self, call: Call, inside: StepAttempt | None = None) -> Outcome:
+    async def call_user(self, call: Call, attempt: StepAttempt | None = None) -> Outcome:
         """Call the function of a step, whose attempt is given, or a hook."""
-        token = enter_run(inside)
+        token = enter_run(attempt)
         try:
             if call.options is not None and call.options.timeout is not None:
                 return Returned(await self._call_in_time(call, call.options.timeout))

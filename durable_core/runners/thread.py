@@ -258,9 +258,9 @@ class ThreadRun:
     def _call_hook(self, effect: CallUser) -> Outcome:
         return self.call_user(effect.call)
 
-    def call_user(self, call: Call, inside: StepAttempt | None = None) -> Outcome:
+    def call_user(self, call: Call, attempt: StepAttempt | None = None) -> Outcome:
         """Call the function of a step, whose attempt is given, or a hook."""
-        token = enter_run(inside)
+        token = enter_run(attempt)
         try:
             if self.ex.deadline is not None:
                 value = self._call_before(self.ex.deadline, call)
@@ -269,7 +269,7 @@ class ThreadRun:
             else:
                 value = call_in_time(call, call.options.timeout)
             if hasattr(type(value), "__await__"):
-                value = self._await(inside, value)
+                value = self._await(attempt, value)
         except (ControlSignal, MemoryError):
             raise
         except Exception as error:
@@ -294,15 +294,15 @@ class ThreadRun:
                 raise Suspended from None
             raise
 
-    def _await(self, inside: StepAttempt | None, awaitable: Any) -> object:
+    def _await(self, attempt: StepAttempt | None, awaitable: Any) -> object:
         """Await the result of a hook; a step of a ``def`` handler has a plain function."""
-        if inside is None:
+        if attempt is None:
             return self._host.run_on_background_loop(awaitable)
         if hasattr(awaitable, "close"):
             awaitable.close()
         raise StepUsageError(
-            f"step {inside.name!r} was given an async function; steps of 'def' handlers call plain "
-            "functions, only 'async def' handlers can await"
+            f"step {attempt.name!r} was given an async function; steps of 'def' handlers call "
+            "plain functions, only 'async def' handlers can await"
         )
 
     def call_handler(self, effect: CallHandler) -> Outcome | Unwound:
