@@ -2,9 +2,12 @@
 
 Most of what a run costs a request is for what comes after its first step, and a framework has
 routed and parsed the request already. So its handler is called like any other function, and its
-first part, up to where it waits for something, runs without a run. If it has ended by then, there
-is nothing more to do. Otherwise, or if it asks for a step, the run begins in the next turn of the
-event loop, in the task that the handler has had from the beginning.
+first part, up to where it waits for something, runs at once. If it has ended by then, and has asked
+for nothing of a run, there is none.
+
+If it asks for a step, the run is made, and the step is executed within the first part as far as it
+need not wait. The run itself begins in the next turn of the event loop, in the task that the
+handler has had from the beginning.
 
 As long as the first part runs, nothing else happens on the event loop. So nobody can tell the
 difference: no client can be found gone, and nobody can ask for the runs that are live.
