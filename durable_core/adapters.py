@@ -35,7 +35,7 @@ from durable_core.adapter.exchange import (
 )
 from durable_core.adapter.messages import (
     authority_of,
-    has_server_field,
+    is_prepared,
     loggable_path,
     parse_content_length,
     parse_request,
@@ -152,9 +152,9 @@ __all__ = [
     "current_execution",
     "default_max_connections",
     "enter_run",
-    "has_server_field",
     "is_async",
     "is_out_of_descriptors",
+    "is_prepared",
     "is_reset_on_close",
     "iterate_in_thread",
     "lingering_close",

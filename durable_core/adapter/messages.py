@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import logging
 import re
-from collections.abc import Iterable
+from collections.abc import Sequence
 from functools import lru_cache
 from ipaddress import IPv6Address
 from typing import NamedTuple
@@ -26,7 +26,7 @@ __all__ = [
     "authority_of",
     "check_chunk",
     "complete_request",
-    "has_server_field",
+    "is_prepared",
     "loggable_path",
     "parse_content_length",
     "parse_head",
@@ -315,11 +315,6 @@ class OutgoingHead(NamedTuple):
     omit_body: bool
 
 
-def has_server_field(names: Iterable[str]) -> bool:
-    """Tell whether one of these names of fields, in lower case, is the server's business."""
-    return not _SERVERS_OWN.isdisjoint(names)
-
-
 def prepare_response(response: Response, *, head: bool) -> OutgoingHead:
     """Return what is to be sent.
 
@@ -350,6 +345,26 @@ def prepare_response(response: Response, *, head: bool) -> OutgoingHead:
     if length is not None:
         fields.append(("content-length", str(length)))
     return OutgoingHead(tuple(fields), length, omit_body=head or is_without_content)
+
+
+def is_prepared(status: int, fields: Sequence[tuple[str, str]], length: int) -> bool:
+    """Tell whether a whole response can be sent as it is.
+
+    That is so if its names are in lower case, and :func:`prepare_response` would change nothing but
+    their order.
+
+    Args:
+        status, fields: of the response.
+        length: of its body, in bytes.
+    """
+    names = [name for name, _ in fields]
+    return (
+        status not in _WITHOUT_CONTENT
+        and names.count("content-length") == 1
+        and ("content-length", str(length)) in fields
+        and _SERVERS_OWN.isdisjoint(names)
+        and "".join(names).islower()
+    )
 
 
 def _length_of(body: Body, declared: list[str], *, head: bool) -> int | None:

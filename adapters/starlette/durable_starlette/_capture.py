@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import asyncio
 import traceback
-from collections.abc import AsyncIterator, Collection
+from collections.abc import AsyncIterator
 from typing import Protocol, TypeVar
 
 from durable_asgi import Message
 from durable_core import Response
-from durable_core.adapters import has_server_field
+from durable_core.adapters import is_prepared
 
 __all__ = ["Capture", "Outcome"]
 
@@ -43,8 +43,8 @@ class Capture:
         messages: those of a response that was whole at once.
         is_streamed: it is made in parts.
         is_complete: the last message is there.
-        is_framed: the messages can be sent as they are: the response declares the length that it
-            has, and nothing that is the server's business.
+        is_framed: the messages can be sent as they are: they say what the server is to send, and
+            no more.
     """
 
     response: Response | None = None
@@ -70,16 +70,23 @@ class Capture:
     async def take(self, message: Message) -> None:
         """Take a message. A part of a streamed body is taken once its reader asks for the next one.
 
+        What comes after the end of the response is ignored.
+
         Raises:
             OSError: nobody reads the body any more.
+            ValueError: the body begins before the head.
         """
+        if self.is_complete and self._outcome.done():
+            return
         kind = message["type"]
         if kind == "http.response.start":
             headers = message.get("headers", ())
             if type(headers) is not list:  # an iterator can be read once
                 message = {**message, "headers": list(headers)}
-            self.messages.append(message)
+            self.messages = [message]  # of two heads the second one counts
         elif kind == "http.response.body":
+            if not self.messages:
+                raise ValueError("the application sent a body before the head of its response")
             self.is_complete = not message.get("more_body", False)
             if self._body is None and self.is_complete:
                 self.messages.append(message)
@@ -102,9 +109,15 @@ class Capture:
             fields = [
                 (name.decode("latin-1"), value.decode("latin-1")) for name, value in head["headers"]
             ]
-            self.response = Response(status=head["status"], headers=fields, body=body)
-            self.is_framed = isinstance(body, bytes) and _is_framed(fields, str(len(body)))
-            self._outcome.set_result(self.response)
+            self.response = response = Response(status=head["status"], headers=fields, body=body)
+            self.is_framed = (
+                response.body is body
+                and isinstance(body, bytes)
+                and not head.get("trailers", False)
+                and tuple(fields) == response.headers.raw  # which has no spaces around a value
+                and is_prepared(response.status, fields, len(body))
+            )
+            self._outcome.set_result(response)
 
     def application_ended(self, error: BaseException | None) -> bool:
         """Note that nothing more will be sent; tell whether the response had been whole or begun.
@@ -134,15 +147,6 @@ class Capture:
         self._has_ended = True
         if self._end is not None and not self._end.done():
             self._end.set_result(None)
-
-
-def _is_framed(fields: Collection[tuple[str, str]], length: str) -> bool:
-    names = [name.lower() for name, _ in fields]
-    return (
-        names.count("content-length") == 1
-        and ("content-length", length) in fields
-        and not has_server_field(names)
-    )
 
 
 class _Chunks:

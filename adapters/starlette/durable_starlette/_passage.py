@@ -255,6 +255,8 @@ class AttachedPassage(Passage):
 
         It returns from the last one when the client has it, or the execution has ended.
         """
+        if self._is_answered:
+            return  # it sends more than a response
         capture, answer = self._capture, self._answer
         await capture.take(message)
         if not capture.is_complete:

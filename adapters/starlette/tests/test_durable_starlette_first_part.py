@@ -10,6 +10,7 @@ import httpx2
 import pytest
 from fastapi import BackgroundTasks, FastAPI
 from fastapi.responses import JSONResponse, PlainTextResponse
+from starlette.responses import Response as StarletteResponse
 
 from durable_asgi import ASGIApplication, Message, Receive, Scope, Send
 from durable_core import Durable, step
@@ -132,6 +133,97 @@ def test_a_client_that_leaves_while_its_handler_goes_on(durable: Durable[Starlet
     async def part(client: httpx2.AsyncClient, watched: Watched) -> None:
         await exchange.run(app)
         assert ["completed"] == went_on
+
+    play(durable, app, part)
+
+
+class Sent(StarletteResponse):
+    """A response that is these messages."""
+
+    def __init__(self, *messages: Message) -> None:
+        super().__init__()
+        self._messages = messages
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        for each in self._messages:
+            await send(each)
+
+
+def head_of(status: int = 200, *fields: tuple[bytes, bytes], **more: Any) -> Message:
+    headers = [(b"content-length", b"2"), *fields]
+    return {"type": "http.response.start", "status": status, "headers": headers, **more}
+
+
+WHOLE_BODY: Message = {"type": "http.response.body", "body": b"hi"}
+TRAILERS: Message = {"type": "http.response.trailers", "headers": []}
+
+
+@pytest.mark.parametrize(
+    ("messages", "expected"),
+    [
+        ([head_of(204), WHOLE_BODY], (204, {}, b"")),
+        ([head_of(304), WHOLE_BODY], (304, {}, b"")),
+        ([head_of(200), head_of(201), WHOLE_BODY], (201, {b"content-length": b"2"}, b"hi")),
+        ([head_of(), WHOLE_BODY, WHOLE_BODY], (200, {b"content-length": b"2"}, b"hi")),
+        (
+            [head_of(), WHOLE_BODY, head_of(504), WHOLE_BODY],
+            (200, {b"content-length": b"2"}, b"hi"),
+        ),
+        (
+            [head_of(trailers=True), WHOLE_BODY, TRAILERS],
+            (200, {b"content-length": b"2"}, b"hi"),
+        ),
+        (
+            [head_of(200, (b"X-One", b" 1 ")), WHOLE_BODY],
+            (200, {b"x-one": b"1", b"content-length": b"2"}, b"hi"),
+        ),
+    ],
+)
+@pytest.mark.parametrize("is_quick", [True, False])
+def test_the_client_gets_one_response_that_a_server_can_send(
+    durable: Durable[StarletteApp],
+    messages: list[Message],
+    expected: object,
+    is_quick: bool,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """Whatever the application sends, and whoever sends it on: one head, and what belongs to it."""
+    monkeypatch.setattr(_passage, "LISTEN_AFTER", 60 if is_quick else 0)
+    app = FastAPI()
+
+    @app.get("/")
+    @durable.endpoint
+    async def it() -> StarletteResponse:
+        await step.run("one", asyncio.sleep, 0 if is_quick else 0.02)
+        return Sent(*messages)
+
+    async def part(client: httpx2.AsyncClient, watched: Watched) -> None:
+        await client.get("/")
+        (head, *bodies) = watched.messages
+        assert {"type", "status", "headers"} == set(head)
+        assert ["http.response.body"] * len(bodies) == [each["type"] for each in bodies]
+        body = b"".join(each.get("body", b"") for each in bodies)
+        assert expected == (head["status"], dict(head["headers"]), body)
+        assert [False] == [each.get("more_body", False) for each in bodies]
+
+    play(durable, app, part)
+
+
+def test_a_body_before_its_head(
+    durable: Durable[StarletteApp], caplog: pytest.LogCaptureFixture
+) -> None:
+    """It is an error of the application, and the log says so."""
+    app = FastAPI()
+
+    @app.get("/")
+    @durable.endpoint
+    async def it() -> StarletteResponse:
+        await step.run("one", lambda: 1)
+        return Sent(WHOLE_BODY)
+
+    async def part(client: httpx2.AsyncClient, watched: Watched) -> None:
+        await client.get("/")
+        assert "ValueError: the application sent a body before the head" in caplog.text
 
     play(durable, app, part)
 
