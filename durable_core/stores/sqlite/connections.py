@@ -84,15 +84,17 @@ class Connections:
             if self._moved:
                 self._refuse_moved()
             db = self._writer or self._open_writer()
-            self._commits += 1
             if self._asks_version:
                 self._note_version(db)
             try:
-                return apply_batch(db, writes, self._path)
-            except StoreBusyError:
-                if wait <= 0:
-                    raise
-            return self._commit_when_free(db, writes, wait)
+                try:
+                    return apply_batch(db, writes, self._path)
+                except StoreBusyError:
+                    if wait <= 0:
+                        raise
+                return self._commit_when_free(db, writes, wait)
+            finally:
+                self._commits += 1  # not before: whoever sees the number is to see the commit
 
     def _commit_when_free(
         self, db: sqlite3.Connection, writes: Sequence[Write[object]], wait: float
@@ -200,7 +202,7 @@ class Connections:
         with self._count_lock:
             self._readers -= 1
 
-    def change_counter(self) -> tuple[int, ...]:
+    def change_counter(self, *, with_own: bool = False) -> tuple[int, ...]:
         """Return a value that changes with each commit but those of :meth:`commit`.
 
         SQLite counts for each connection what the others have committed. While this process
@@ -208,6 +210,9 @@ class Connections:
         here would hold the commits up for as long as it waits for the interpreter, several times.
 
         If the file is not where it was, nothing more is read from or written to it.
+
+        Args:
+            with_own: it is to change with those of :meth:`commit`, too.
         """
         with self._watch_lock:
             is_committing = self._commits != self._seen_commits and self._version > 0
@@ -223,7 +228,8 @@ class Connections:
                     self._write_lock.release()
             else:
                 self._changes += 1  # there may be some
-            return self._opened_at, self._version, self._changes
+            own = self._commits if with_own else 0
+            return self._opened_at, self._version, self._changes, own
 
     def _note_version(self, writer: sqlite3.Connection) -> None:
         self._asks_version = False

@@ -8,7 +8,9 @@ import os
 import sqlite3
 import threading
 from collections.abc import Callable, Mapping, Sequence
+from functools import partial
 from typing import Concatenate, ParamSpec, TypeVar
+from weakref import WeakSet
 
 from durable_core.errors import StoreError, StoreFullError, StoreReadOnlyError
 from durable_core.model.event import StoredEvent
@@ -92,6 +94,7 @@ class SQLiteStore(Store):
         self._locks = LockFiles(self._real_path + ".locks")
         self.channel = LiveFile(self._real_path + "-live")
         self._hosts: set[str] = set()
+        self._watchers: WeakSet[PolledWakeups] = WeakSet()
         forks.watch(self)
 
     def __repr__(self) -> str:
@@ -172,14 +175,21 @@ class SQLiteStore(Store):
         self._on_connections(Connections.match_part)
 
     def change_counter(self) -> tuple[int, ...]:
-        """Return a value that changes when another process, or maintenance, has committed."""
-        return self._on_connections(Connections.change_counter)
+        """Return a value that changes when another process, or maintenance, has committed.
+
+        If several applications of this process share the store object, it changes with each commit:
+        none of them knows of those of the others.
+        """
+        with_own = len(self._watchers) > 1
+        return self._on_connections(partial(Connections.change_counter, with_own=with_own))
 
     def now(self, local: int) -> int:
         return local
 
     def wakeups(self) -> Wakeups:
-        return PolledWakeups(self.change_counter)
+        wakeups = PolledWakeups(self.change_counter)
+        self._watchers.add(wakeups)
+        return wakeups
 
     def event_seq(self, app: str) -> int:
         return self._read(reads.event_seq)

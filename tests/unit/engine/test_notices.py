@@ -127,6 +127,25 @@ def test_a_live_run_hears_of_an_event_that_maintenance_brings(
         assert 0 == worker.scheduler.claimed
 
 
+def test_two_applications_that_share_a_store_object_hear_of_each_other(tmp_path: Path) -> None:
+    """The live run of one goes on where it waits when the other sends what it waits for."""
+    store = SQLiteStore(tmp_path / "store.db")
+    with lab(store) as sender, lab(store) as process:
+        worker = worker_of(process)
+        worker_of(sender)
+        endpoint = process.endpoint(waits)
+
+        async def main() -> None:
+            await endpoint.handle_async(request())
+            assert 1 == len(worker.live)
+            await _by_code(sender)
+            await until_async(lambda: not worker.live)
+
+        asyncio.run(main())
+        assert {Phase.COMPLETED} == phases(process)
+        assert 0 == worker.scheduler.claimed
+
+
 def test_a_live_run_is_stopped_when_it_is_cancelled_here(process: Lab) -> None:
     """Its handler is unwound at once."""
     worker = worker_of(process)

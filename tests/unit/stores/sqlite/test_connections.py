@@ -11,6 +11,7 @@ from concurrent.futures import ThreadPoolExecutor
 from contextlib import closing, contextmanager
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -21,6 +22,7 @@ from durable_core.stores.sqlite import connections as handles_module
 from durable_core.stores.sqlite import events
 from durable_core.stores.sqlite.connections import Connections, ConnectionsClosedError
 from durable_core.stores.sqlite.opening import connect, prepare
+from durable_core.stores.sqlite.writes import apply_batch
 
 
 @pytest.fixture
@@ -108,6 +110,24 @@ def test_the_version_does_not_change_with_its_own_commits(
 
     assert before == handles.change_counter()
     assert 6 == handles.read(count_runs)
+
+
+def test_the_version_changes_with_its_own_commits_for_those_who_ask_for_that(
+    handles: Connections, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It changes no earlier than the commit is there to be read."""
+    handles.change_counter()
+    seen: list[tuple[int, ...]] = []
+
+    def applies(*args: Any) -> Any:
+        seen.append(handles.change_counter(with_own=True))
+        return apply_batch(*args)
+
+    monkeypatch.setattr(handles_module, "_COUNTER_PATIENCE", 0.001)
+    monkeypatch.setattr(handles_module, "apply_batch", applies)
+    handles.commit([created()], 1.0)
+
+    assert seen[0] != handles.change_counter(with_own=True)
 
 
 def test_a_commit_tells_the_version_to_whoever_has_asked(path: str, handles: Connections) -> None:
