@@ -77,8 +77,9 @@ from durable_core.api.effects import CallFunction, CallHook, FlowHandler, Reques
 from durable_core.api.endpoint import check_verdict
 from durable_core.api.functions import is_async
 from durable_core.api.run import current_execution, suspend_at_once
-from durable_core.engine.deferred import ClientAnswer, DeferredRun
+from durable_core.engine.deferred import DeferredRun
 from durable_core.engine.deferred_thread import DeferredPoolRun, DeferredThreadRun
+from durable_core.engine.runs import ClientAnswer
 from durable_core.flow.error_responses import response_of_step
 from durable_core.flow.options import EndpointOptions, merge_options
 from durable_core.flow.step_options import StepKeywords

@@ -19,9 +19,9 @@ import asyncio
 from collections.abc import Awaitable, Callable, Coroutine
 from contextvars import copy_context
 from types import CoroutineType
-from typing import Any, Protocol
+from typing import Any
 
-from durable_core.engine.runs import RunManager
+from durable_core.engine.runs import ClientAnswer, RunManager
 from durable_core.errors import HTTPError, Suspended
 from durable_core.flow.effects import (
     AwaitDelivery,
@@ -46,9 +46,8 @@ from durable_core.runners.host import RunHost
 from durable_core.runners.run_tasks import CURRENT_TASKS, RunTasks
 from durable_core.runners.settings import RegisteredEndpoint
 from durable_core.runners.task import STEP_CODE, TaskRun
-from durable_core.runners.thread import ThreadRun
 
-__all__ = ["AnswerListener", "ClientAnswer", "DeferredRun", "not_begun"]
+__all__ = ["DeferredRun", "not_begun"]
 
 _enter_tasks, _set_event_seq = CURRENT_TASKS.set, EVENT_SEQ.set  # see ``scope.py``
 
@@ -190,7 +189,8 @@ class DeferredRun:
         run, task = self._needed(), self._task
         assert task is not None
         self._task = None
-        answer = ClientAnswer(self._runs, run, run.execution, self._loop)
+        answer = ClientAnswer(self._runs, run.execution, self._loop)
+        answer.run = run
         run.take(task, handler, answer.set)
         self._runs.run_in_task(run, self.flows.execute(run.execution), answer.run_ended)
         return answer
@@ -209,88 +209,6 @@ def _begin(
     _enter_tasks(tasks)
     _set_event_seq(event_seq)
     return BegunCall(handler, task, loop)
-
-
-class AnswerListener(Protocol):
-    """Who sends an answer to the client. It is called on the event loop."""
-
-    def answer_arrived(self) -> None:
-        """Take note that the answer is there."""
-        ...
-
-    def run_ended(self) -> None:
-        """Take note that the run has ended, or goes on elsewhere. The answer is there by then."""
-        ...
-
-
-class ClientAnswer:
-    """The answer to the client of a run. All but making it happens on one event loop.
-
-    Args:
-        runs: the runs of the worker.
-        run: the run.
-        ex: its execution.
-        loop: the event loop.
-
-    Attributes:
-        response: the answer; None until it is there.
-        listener: is told of it, and of the end of the run. Whoever only waits needs none.
-    """
-
-    listener: AnswerListener | None = None
-
-    def __init__(
-        self,
-        runs: RunManager,
-        run: TaskRun | ThreadRun,
-        ex: StoredExecution,
-        loop: asyncio.AbstractEventLoop,
-    ) -> None:
-        self.response: Response | None = None
-        self._is_left = False
-        self._arrival: asyncio.Future[None] | None = None
-        self._runs = runs
-        self._run = run
-        self._ex = ex
-        self._loop = loop
-
-    def set(self, response: Response) -> None:
-        """Answer, unless the client is gone."""
-        if self._is_left:
-            self._runs.discard(response)
-            return
-        self.response = response
-        if self._arrival is not None and not self._arrival.done():
-            self._arrival.set_result(None)
-        if self.listener is not None:
-            self.listener.answer_arrived()
-
-    def run_ended(self) -> None:
-        """Answer if the run has not."""
-        if self.response is None and not self._is_left:
-            self.set(self._runs.unanswered(self._ex))
-        if self.listener is not None:
-            self.listener.run_ended()
-
-    async def wait(self) -> Response:
-        """Return the answer. Cancelling this means that the client is gone; the run goes on."""
-        if self.response is None:
-            self._arrival = self._loop.create_future()
-            try:
-                await self._arrival
-            except asyncio.CancelledError:
-                self.client_left()
-                raise
-        assert self.response is not None
-        return self.response
-
-    def client_left(self) -> None:
-        """Note that nobody waits for the answer."""
-        self._is_left = True
-        if self.response is None:
-            self._runs.client_gone(self._run)
-        else:
-            self._runs.discard(self.response)
 
 
 class _LateRun(TaskRun):

@@ -14,8 +14,8 @@ from contextvars import Context, copy_context
 from functools import partial
 from typing import Any, NoReturn, TypeVar
 
-from durable_core.engine.deferred import ClientAnswer, not_begun
-from durable_core.engine.runs import RunManager, WorkerParts
+from durable_core.engine.deferred import not_begun
+from durable_core.engine.runs import ClientAnswer, RunManager, WorkerParts
 from durable_core.errors import HTTPError, StoreError, Suspended
 from durable_core.flow.driver import drive_sync
 from durable_core.flow.effects import CallHandler, Flow
@@ -266,7 +266,8 @@ class DeferredPoolRun(DeferredThreadRun):
 
     def _late_run(self, ex: StoredExecution) -> _LateThreadRun:
         run = _LateThreadRun(self._worker, ex, self._reply, self._main, own_thread=True)
-        self.answer = ClientAnswer(self._runs, run, ex, self._loop)
+        self.answer = ClientAnswer(self._runs, ex, self._loop)
+        self.answer.run = run
         if not self._is_over:
             call_soon(self._loop, self._begun)
         return run

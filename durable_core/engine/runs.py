@@ -12,7 +12,7 @@ from contextlib import contextmanager
 from contextvars import copy_context
 from dataclasses import replace
 from functools import partial
-from typing import Any, Generic, TypeAlias, TypeVar
+from typing import Any, Generic, Protocol, TypeAlias, TypeVar
 from weakref import WeakSet
 
 from durable_core.codec.records import is_sealed, is_without_body, load_request
@@ -81,7 +81,14 @@ from durable_core.runners.thread import ThreadRun
 from durable_core.runners.thread_pool import DaemonThreadPool
 from durable_core.streams.hub import StreamHub
 
-__all__ = ["EventWatermark", "RunExecutor", "RunManager", "WorkerParts"]
+__all__ = [
+    "AnswerListener",
+    "ClientAnswer",
+    "EventWatermark",
+    "RunExecutor",
+    "RunManager",
+    "WorkerParts",
+]
 
 #: A run that the store has cut short goes on after so long, milliseconds: it may be so again.
 _PAUSE = 1_000
@@ -146,44 +153,32 @@ class RunExecutor(Generic[ExecutionT]):
         """
         done: Future[None] | None = None
         loop = asyncio.get_running_loop()
-        answered: asyncio.Future[Response] = loop.create_future()
-        client = _Client(self, ex, answered)
-        reply, ended = client.reply, client.run_ended
+        answer = ClientAnswer(self, ex, loop)
         flow = self._host.flows.execute(ex)
         if endpoint.kind is HandlerKind.ASYNC_DEF:
-            task_run = self.task_run(self._host, ex, endpoint.handler, reply, loop=loop)
-            live: TaskRun | ThreadRun = task_run
-            self.run_in_task(task_run, flow, ended)
+            task_run = self.task_run(self._host, ex, endpoint.handler, answer.set, loop=loop)
+            answer.run = task_run
+            self.run_in_task(task_run, flow, answer.run_ended)
         else:
-            answer = partial(_call_live, loop, reply)
-            live = self.thread_run(self._host, ex, endpoint.handler, answer, own_thread=True)
+            reply = partial(_call_live, loop, answer.set)
+            run = self.thread_run(self._host, ex, endpoint.handler, reply, own_thread=True)
+            answer.run = run
             context = copy_context()  # what a middleware has set is there in the thread, too
-            done = self._host.servers.submit(context.run, self.run_in_thread, live, flow)
-            done.add_done_callback(partial(_thread_ended, loop, ended))
+            done = self._host.servers.submit(context.run, self.run_in_thread, run, flow)
+            done.add_done_callback(partial(_thread_ended, loop, answer.run_ended))
         timer = None
         if watch is not None:
-            timer = watch(live, done, partial(_call_live, loop, ended))
+            timer = watch(answer.run, done, partial(_call_live, loop, answer.run_ended))
         try:
-            return await answered
+            await answer.arrival()  # ``answer.wait`` would be one coroutine more in each request
         except asyncio.CancelledError:
-            self.client_left(answered, live)
+            answer.client_left()
             raise
         finally:
             if timer is not None:
                 timer.cancel()
-
-    def client_left(self, answered: asyncio.Future[Response], live: TaskRun | ThreadRun) -> None:
-        """Detach the client of a run, or drop the answer that it has no more use for.
-
-        Args:
-            answered: gets the answer.
-            live: the run.
-        """
-        if answered.done() and not answered.cancelled():
-            self.discard(answered.result())
-        else:
-            answered.cancel()
-            self.client_gone(live)
+        assert answer.response is not None
+        return answer.response
 
     def run_in_thread(self, run: ThreadRun, flow: Flow[None]) -> None:
         """Run a flow of that run in this thread."""
@@ -277,35 +272,89 @@ class RunExecutor(Generic[ExecutionT]):
         task.add_done_callback(self._other_tasks.discard)
 
 
-class _Client(Generic[ExecutionT]):
-    """The client of a run, which waits on an event loop.
+class AnswerListener(Protocol):
+    """Who sends an answer to the client. It is called on the event loop."""
+
+    def answer_arrived(self) -> None:
+        """Take note that the answer is there."""
+        ...
+
+    def run_ended(self) -> None:
+        """Take note that the run has ended, or goes on elsewhere. The answer is there by then."""
+        ...
+
+
+class ClientAnswer:
+    """The answer to the client of a run. All but making it happens on one event loop.
 
     Args:
         runs: what runs it.
         ex: the execution.
-        answered: gets the answer.
+        loop: the event loop.
+
+    Attributes:
+        run: the run, to be set before anybody waits.
+        response: the answer; None until it is there.
+        listener: is told of it, and of the end of the run. Whoever only waits needs none.
     """
 
-    __slots__ = ("_answered", "_ex", "_runs")
+    listener: AnswerListener | None = None
 
     def __init__(
-        self, runs: RunExecutor[ExecutionT], ex: ExecutionT, answered: asyncio.Future[Response]
+        self,
+        runs: RunExecutor[Any],
+        ex: Execution,
+        loop: asyncio.AbstractEventLoop,
     ) -> None:
+        self.run: TaskRun | ThreadRun
+        self.response: Response | None = None
+        self._is_left = False
+        self._arrival: asyncio.Future[None] | None = None
         self._runs = runs
         self._ex = ex
-        self._answered = answered
+        self._loop = loop
 
-    def reply(self, response: Response) -> None:
+    def set(self, response: Response) -> None:
         """Answer, unless the client is gone."""
-        if self._answered.done():
+        if self._is_left:
             self._runs.discard(response)
-        else:
-            self._answered.set_result(response)
+            return
+        self.response = response
+        if self._arrival is not None and not self._arrival.done():
+            self._arrival.set_result(None)
+        if self.listener is not None:
+            self.listener.answer_arrived()
 
     def run_ended(self) -> None:
         """Answer if the run has not."""
-        if not self._answered.done():
-            self._answered.set_result(self._runs.unanswered(self._ex))
+        if self.response is None and not self._is_left:
+            self.set(self._runs.unanswered(self._ex))
+        if self.listener is not None:
+            self.listener.run_ended()
+
+    async def wait(self) -> Response:
+        """Return the answer. Cancelling this means that the client is gone; the run goes on."""
+        if self.response is None:
+            try:
+                await self.arrival()
+            except asyncio.CancelledError:
+                self.client_left()
+                raise
+        assert self.response is not None
+        return self.response
+
+    def arrival(self) -> asyncio.Future[None]:
+        """Return a future of the answer, which is not there yet; for one who waits."""
+        self._arrival = self._loop.create_future()
+        return self._arrival
+
+    def client_left(self) -> None:
+        """Detach the client of the run, or drop the answer that it has no more use for."""
+        self._is_left = True
+        if self.response is None:
+            self._runs.client_gone(self.run)
+        else:
+            self._runs.discard(self.response)
 
 
 class EventWatermark:

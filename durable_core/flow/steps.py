@@ -121,7 +121,7 @@ def run_step(ex: StoredExecution, op: Op, call: Call) -> Flow[object]:
             if call.options is not None and call.options.at_most_once:
                 outcome = yield from _save_begun(ex, op, before)
                 before = before or ex.pending.get(op.id)
-            while outcome is None:
+            while outcome is None:  # as in ``call_step``, which would be one generator more
                 try:
                     outcome = yield attempt
                 except MemoryError:
