@@ -273,8 +273,9 @@ class AttachedPassage(Passage):
         self._is_answered = True
         self._end_watch()
         self._body.release()
-        for each in capture.messages:
-            await self._send(each)
+        with suppress(OSError):  # the client is gone: its run has ended, and has work to do yet
+            for each in capture.messages:
+                await self._send(each)
 
     # -- the framework's side ---------------------------------------------------------------
 

@@ -228,6 +228,40 @@ def test_a_body_before_its_head(
     play(durable, app, part)
 
 
+@pytest.mark.parametrize("is_quick", [True, False])
+def test_a_server_that_says_of_a_response_that_the_client_is_gone(
+    durable: Durable[StarletteApp], is_quick: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The run has ended, so its background tasks run, and the server hears of no error."""
+    monkeypatch.setattr(_passage, "LISTEN_AFTER", 60 if is_quick else 0)
+    app, seen = FastAPI(), []
+
+    @app.get("/")
+    @durable.endpoint
+    async def it(tasks: BackgroundTasks) -> str:
+        await step.run("work", asyncio.sleep, 0 if is_quick else 0.02)
+        tasks.add_task(lambda: seen.append(statuses(durable)))
+        return "done"
+
+    async def application(scope: Scope, receive: Receive, send: Send) -> None:
+        async def gone(message: Message) -> None:
+            raise OSError("the connection is closed")
+
+        await app(scope, receive, gone)
+
+    async def main() -> None:
+        transport = httpx2.ASGITransport(application)
+        async with (
+            httpx2.AsyncClient(transport=transport, base_url="http://localhost") as client,
+            durable.lifespan(app),
+        ):
+            with pytest.raises(AssertionError):  # of the transport: nothing has been sent
+                await client.get("/")
+        assert [["completed"]] == seen
+
+    asyncio.run(main())
+
+
 def without_length() -> PlainTextResponse:
     response = PlainTextResponse("text")
     del response.headers["content-length"]
