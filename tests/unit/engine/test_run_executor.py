@@ -21,7 +21,7 @@ from durable_core.flow.options import ResolvedOptions
 from durable_core.flow.scope import HandlerKind
 from durable_core.model.run import Phase, Run
 from durable_core.runners.settings import RegisteredEndpoint
-from support.harness import Lab, lab, request
+from support.harness import Lab, lab, request, until_async
 
 
 def execution(node: Worker) -> StoredExecution:
@@ -131,7 +131,7 @@ def test_a_task_that_breaks(error: BaseException, caplog: pytest.LogCaptureFixtu
         with (
             contextlib.nullcontext() if isinstance(error, Exception) else pytest.raises(type(error))
         ):
-            loop.run_until_complete(asyncio.sleep(0.01))
+            loop.run_until_complete(until_async(lambda: ended))
         loop.run_until_complete(asyncio.sleep(0))
         error.__traceback__ = None  # which refers to the task
         gc.collect()
