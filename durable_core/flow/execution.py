@@ -489,7 +489,7 @@ class Execution:
         """
         if tickets:
             self.drop_tickets(tickets, written)
-        if self.state is _CLOSED or self.run.phase not in _LIVE:
+        if self.state is _CLOSED or self.run.phase not in _LIVE:  # as check_open() does
             raise Suspended
         if not (attempt.is_checked or self.was_held_lately()):
             return False

@@ -199,7 +199,7 @@ class Request:
     path_params: Mapping[str, str]
     root_path: str
     _client: str = field(compare=False)
-    # Not set before somebody asks; the last one, unless somebody was named.
+    # Set when somebody asks for it; the last one, only if somebody was named.
     _path: str = field(compare=False)
     _query: QueryParams = field(compare=False)
     _text: str = field(compare=False)
