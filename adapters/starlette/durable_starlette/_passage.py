@@ -34,6 +34,7 @@ from durable_core.adapters import (
     DeferredRun,
     NativeEndpoint,
     check_nested_call,
+    context_outside_run,
     converse_async,
     parse_request,
     refuse_async,
@@ -501,7 +502,9 @@ class AttachedPassage(Passage):
     def _talk(self, conversation: Coroutine[Any, Any, None]) -> None:
         self._has_run = True
         self._end_watch()
-        self._conversation = self._loop.create_task(conversation)
+        # The answer may arrive in a task of the run, which is not to wait for the client.
+        context = context_outside_run()
+        self._conversation = self._loop.create_task(conversation, context=context)
         self._conversation.add_done_callback(self._conversation_ended)
 
     def _conversation_ended(self, conversation: asyncio.Task[None]) -> None:

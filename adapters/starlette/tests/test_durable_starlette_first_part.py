@@ -262,6 +262,38 @@ def test_a_server_that_says_of_a_response_that_the_client_is_gone(
     asyncio.run(main())
 
 
+def test_a_run_is_suspended_while_its_client_is_slow_to_take_the_answer(
+    durable: Durable[StarletteApp],
+) -> None:
+    """What sends the answer is no task of the handler, though the answer arrives in one."""
+    app = FastAPI()
+
+    @app.get("/")
+    @durable.endpoint
+    async def it() -> None:
+        await step.run("one", asyncio.sleep, 0)
+        await step.wait_for_event("reply", event="reply", timeout=3600)
+
+    async def part(client: httpx2.AsyncClient, watched: Watched) -> None:
+        taken = asyncio.Event()
+
+        async def slow(scope: Scope, receive: Receive, send: Send) -> None:
+            async def sent(message: Message) -> None:
+                await taken.wait()
+                await send(message)
+
+            await app(scope, receive, sent)
+
+        transport = httpx2.ASGITransport(slow)
+        async with httpx2.AsyncClient(transport=transport, base_url="http://localhost") as late:
+            answer = asyncio.create_task(late.get("/"))
+            await asyncio.to_thread(until, lambda: statuses(durable) == ["suspended"])
+            taken.set()
+            assert 302 == (await answer).status_code
+
+    play(durable, app, part)
+
+
 def without_length() -> PlainTextResponse:
     response = PlainTextResponse("text")
     del response.headers["content-length"]
