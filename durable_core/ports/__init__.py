@@ -426,8 +426,9 @@ class Store(Protocol):
 class Wakeups(Protocol):
     """Notifies a thread that another process, which shares the store, has committed.
 
-    So does :meth:`Store.run_maintenance` in this process, if it has ended a wait. Of what the
-    engine commits in this process it knows itself: a store that notifies of that, too, is slower.
+    It also notifies of what :meth:`Store.run_maintenance` has committed in this process, if that
+    has ended a wait. The engine knows of its other commits itself: a store that notifies of them,
+    too, is slower.
     """
 
     def changed(self) -> bool:
