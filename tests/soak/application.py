@@ -54,6 +54,9 @@ _LAST_NAP = 2.0
 
 _FOLDER = Path(os.environ["SOAK_FOLDER"])
 _JOURNAL = Journal(_FOLDER / "journal")
+#: Has a file for each step that could not be undone at first.
+_UNDO_FAILED = _FOLDER / "undo-failed"
+_UNDO_FAILED.mkdir(exist_ok=True)
 _ADAPTER = importlib.import_module(os.environ["SOAK_ADAPTER"])
 
 faulthandler.register(signal.SIGUSR1)
@@ -263,11 +266,18 @@ async def _work_async(player: Player, work: Work, path: str, seen: str) -> dict[
 
 
 def _undo(player: Player, work: Work, path: str, result: dict[str, str]) -> None:
-    """Write that a step is undone; in a process where the step has failed, fail at first, too."""
-    key = (player._trip, f"{path} undo")
-    if work.failures and key not in _failed:
-        _failed[key] = 1
-        raise RuntimeError(f"{path} cannot be undone now")
+    """Write that a step is undone; of a step that fails, the first call of all processes fails.
+
+    If the first call of each process did, so many processes could come one after the other that no
+    attempt is left.
+    """
+    if work.failures:
+        try:
+            (_UNDO_FAILED / f"{player._trip} {path}").touch(exist_ok=False)
+        except FileExistsError:
+            pass
+        else:
+            raise RuntimeError(f"{path} cannot be undone now")
     player.write("undo", path=path, attempt=result["attempt"])
 
 
