@@ -211,16 +211,16 @@ class RunExecutor(Generic[ExecutionT]):
             if run.begins_with_task:
                 await next_turn()
             await drive_async(flow, run.perform)
-        except GeneratorExit:  # the loop was closed without an end of its tasks
-            raise
         except asyncio.CancelledError:
             self._task_ended(run, ended)
             raise
         except BaseException as error:
-            _broke(run.ex, error)
             task = self._tasks[run]
+            if asyncio.current_task(task.get_loop()) is not task:
+                raise  # the loop was closed without an end of its tasks
+            _broke(run.ex, error)
             self._task_ended(run, ended)
-            if not isinstance(error, Exception):  # it ends the event loop
+            if not isinstance(error, Exception):  # it may end the event loop
                 task.add_done_callback(asyncio.Task.exception)  # which has been logged
                 raise
         else:

@@ -106,7 +106,9 @@ def test_a_task_that_is_cancelled_before_it_begins() -> None:
         assert (True, ["ended"], False) == asyncio.run(main(node))
 
 
-@pytest.mark.parametrize("error", [KeyboardInterrupt(), SystemExit(3), RuntimeError("broken")])
+@pytest.mark.parametrize(
+    "error", [KeyboardInterrupt(), SystemExit(3), GeneratorExit(), RuntimeError("broken")]
+)
 def test_a_task_that_breaks(error: BaseException, caplog: pytest.LogCaptureFixture) -> None:
     """Its run is over, and the error is logged once; what ends the event loop does."""
 
@@ -128,9 +130,8 @@ def test_a_task_that_breaks(error: BaseException, caplog: pytest.LogCaptureFixtu
         assert node is not None
         runs, ended = RunExecutor(node, unanswered), list[str]()
         loop.run_until_complete(begin(node, runs, ended))
-        with (
-            contextlib.nullcontext() if isinstance(error, Exception) else pytest.raises(type(error))
-        ):
+        ends_loop = isinstance(error, KeyboardInterrupt | SystemExit)
+        with pytest.raises(type(error)) if ends_loop else contextlib.nullcontext():
             loop.run_until_complete(until_async(lambda: ended))
         loop.run_until_complete(asyncio.sleep(0))
         error.__traceback__ = None  # which refers to the task
@@ -139,6 +140,23 @@ def test_a_task_that_breaks(error: BaseException, caplog: pytest.LogCaptureFixtu
         assert (["ended"], [], False) == (ended, list(node.live), runs.has_tasks)
     broke = [each.getMessage() for each in caplog.records if each.levelno >= logging.ERROR]
     assert ["run r1: the execution broke"] == broke
+
+
+@pytest.mark.parametrize("part", ["step", "handler"])
+def test_a_client_is_answered_whose_run_ends_by_a_generator_exit(part: str) -> None:
+    """User code may raise it; it is not mistaken for the end of an event loop."""
+
+    async def fails() -> None:
+        raise GeneratorExit
+
+    async def handler(asked: Request) -> None:
+        await (step.run("s", fails) if part == "step" else fails())
+
+    with lab() as process:
+        answer = asyncio.run(process.endpoint(handler).handle_async(request()))
+        node = process.engine.worker
+        assert node is not None
+        assert (500, False) == (answer.status, node.runs.has_tasks)
 
 
 def test_a_run_is_over_when_its_client_is_answered() -> None:
