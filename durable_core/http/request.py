@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import re
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
 from types import MappingProxyType
 from typing import Any, ClassVar, NoReturn, TypeVar
@@ -232,6 +232,11 @@ class Request:
         put(self, "root_path", root_path)
         put(self, "_client", client)
 
+    def __reduce__(self) -> tuple[Callable[..., Request], tuple[object, ...]]:
+        """Copy or pickle what was given: the rest is set when somebody asks for it."""
+        given = self.method, self.url, Headers(self.headers), self.body, dict(self.path_params)
+        return _request_of, (*given, self.root_path, self._client, self.principal)
+
     @property
     def path(self) -> str:
         """The decoded path below ``root_path``; it begins with ``/``."""
@@ -334,6 +339,28 @@ class Request:
     def __repr__(self) -> str:
         """Show method and path only: the rest may hold secrets."""
         return f"<Request {self.method} {self.path}>"
+
+
+def _request_of(
+    method: str,
+    url: str,
+    headers: Headers,
+    body: bytes,
+    path_params: Mapping[str, str],
+    root_path: str,
+    client: str,
+    principal: str | None,
+) -> Request:
+    request = Request(
+        method=method,
+        url=url,
+        headers=headers,
+        body=body,
+        path_params=path_params,
+        root_path=root_path,
+        client=client,
+    )
+    return request if principal is None else request.with_principal(principal)
 
 
 def client_of(request: Request) -> str:

@@ -2,7 +2,11 @@
 
 from __future__ import annotations
 
+import copy
 import json
+import pickle
+from collections.abc import Callable
+from types import MappingProxyType
 from urllib.parse import quote
 
 import pytest
@@ -11,7 +15,7 @@ from hypothesis import strategies as st
 
 from durable_core.errors import BadRequest, HTTPError
 from durable_core.http.headers import TOKEN
-from durable_core.http.request import _COMMON_METHODS, Request
+from durable_core.http.request import _COMMON_METHODS, Request, client_of
 
 FORM = {"content-type": "application/x-www-form-urlencoded; charset=utf-8"}
 
@@ -165,6 +169,33 @@ def test_path_params_can_be_added() -> None:
     routed = request.with_path_params({"id": "7"})
     assert {"id": "7"} == routed.path_params
     assert request == routed.with_path_params({})
+
+
+@pytest.mark.parametrize("is_read", [True, False])
+@pytest.mark.parametrize(
+    "copied", [copy.copy, copy.deepcopy, lambda each: pickle.loads(pickle.dumps(each))]
+)
+def test_a_request_can_be_copied(copied: Callable[[Request], Request], is_read: bool) -> None:
+    """A copy, as for another process, has all that was given, also if the first was read."""
+    request = Request(
+        method="POST",
+        url="http://host/below/path?a=1",
+        headers=[("Accept", "*/*"), ("X", "1"), ("X", "2")],
+        body=b"body",
+        path_params=MappingProxyType({"id": "7"}),
+        root_path="/below",
+        client="127.0.0.1",
+    ).with_principal("me")
+    if is_read:
+        assert "/path" == request.path
+        assert "1" == request.query["a"]
+        assert "body" == request.text()
+
+    another = copied(request)
+
+    assert request == another
+    assert ("me", "/path", {"id": "7"}) == (another.principal, another.path, another.path_params)
+    assert "127.0.0.1" == client_of(another)
 
 
 def test_repr_shows_no_secrets() -> None:
