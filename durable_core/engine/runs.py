@@ -315,13 +315,14 @@ class ClientAnswer:
         self._loop = loop
 
     def set(self, response: Response) -> None:
-        """Answer, unless the client is gone."""
-        if self._is_left:
+        """Answer, unless the client is gone, or whoever waits for it is cancelled right now."""
+        arrival = self._arrival
+        if self._is_left or (arrival is not None and arrival.cancelled()):
             self._runs.discard(response)
             return
         self.response = response
-        if self._arrival is not None and not self._arrival.done():
-            self._arrival.set_result(None)
+        if arrival is not None and not arrival.done():
+            arrival.set_result(None)
         if self.listener is not None:
             self.listener.answer_arrived()
 

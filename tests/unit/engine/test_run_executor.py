@@ -13,12 +13,13 @@ import pytest
 
 from durable_core import Request, Response
 from durable_core.api.step import step, sync_step
-from durable_core.engine.runs import RunExecutor
+from durable_core.engine.runs import ClientAnswer, RunExecutor
 from durable_core.engine.worker import Worker
 from durable_core.flow.effects import CallHandler, Flow
 from durable_core.flow.execution import StoredExecution
 from durable_core.flow.options import ResolvedOptions
 from durable_core.flow.scope import HandlerKind
+from durable_core.model.decision import HandoffReason
 from durable_core.model.run import Phase, Run
 from durable_core.runners.settings import RegisteredEndpoint
 from support.harness import Lab, lab, request, until_async
@@ -104,6 +105,37 @@ def test_a_task_that_is_cancelled_before_it_begins() -> None:
         node = process.engine.worker
         assert node is not None
         assert (True, ["ended"], False) == asyncio.run(main(node))
+
+
+def test_a_run_that_ends_while_its_client_is_cancelled(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The client counts as gone, and its run is detached: it was given no answer."""
+    detached: list[object] = []
+
+    async def handler(asked: Request) -> None:
+        raise AssertionError("its task is cancelled before it begins")
+
+    async def main(node: Worker) -> None:
+        runs = RunExecutor(node, unanswered)
+        ex = execution(node)
+        answer = ClientAnswer(runs, ex, asyncio.get_running_loop())
+        answer.run = run = runs.task_run(node, ex, handler, answer.set)
+        monkeypatch.setattr(run, "detach", detached.append)
+        client = asyncio.create_task(answer.wait())
+        await asyncio.sleep(0)
+        task = runs.run_in_task(run, node.flows.execute(ex), answer.run_ended)
+        task.cancel()
+        client.cancel()
+        await asyncio.wait([task, client])
+        assert client.cancelled()
+        assert answer.response is None
+
+    with lab() as process:
+        process.durable.start()
+        node = process.engine.worker
+        assert node is not None
+        asyncio.run(main(node))
+
+    assert [HandoffReason.DISCONNECT] == detached
 
 
 @pytest.mark.parametrize(
