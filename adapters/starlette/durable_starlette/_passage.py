@@ -263,7 +263,8 @@ class AttachedPassage(Passage):
         if not capture.is_complete:
             return
         assert answer is not None
-        if answer.response is None and not capture.is_streamed:
+        # Once only: it may come back from a time-out here, when the run has ended.
+        if answer.response is None and self._arrival is None and not capture.is_streamed:
             self._arrival = self._loop.create_future()
             await self._arrival
         is_sent_on = capture.is_framed and answer.response is capture.response

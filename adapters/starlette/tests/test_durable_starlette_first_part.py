@@ -3,6 +3,7 @@
 # functions.
 
 import asyncio
+import time
 from pathlib import Path
 from typing import Any
 
@@ -292,6 +293,69 @@ def test_a_run_is_suspended_while_its_client_is_slow_to_take_the_answer(
             assert 302 == (await answer).status_code
 
     play(durable, app, part)
+
+
+@pytest.mark.parametrize("has_left", [True, False])
+def test_a_time_out_of_the_application_while_the_response_is_stored(
+    tmp_path: Path, has_left: bool
+) -> None:
+    """The response of the run counts, and not what the application sends then; it goes on."""
+
+    class Slow(SQLiteStore):
+        def commit(self, writes: Any, *, wait: float) -> Any:
+            time.sleep(0.2)
+            return super().commit(writes, wait=wait)
+
+    store = Slow(str(tmp_path / "db"))
+    durable = Durable(id="shop", endpoint_adapter=endpoint_adapter, store=store)
+    app, sent = FastAPI(), list[Message]()
+
+    @app.get("/")
+    @durable.endpoint
+    async def it() -> int:
+        return await step.run("one", lambda: 1)
+
+    route: Any = app.router.routes[-1]
+    inner = route.app
+
+    async def in_time(scope: Scope, receive: Receive, send: Send) -> None:
+        try:
+            async with asyncio.timeout(0.1):
+                await inner(scope, receive, send)
+        except TimeoutError:
+            await send(head_of(504))
+            await send(WHOLE_BODY)
+
+    route.app = in_time
+
+    async def receive() -> Message:
+        if not has_left:
+            await asyncio.Event().wait()
+        return {"type": "http.disconnect"}
+
+    async def send(message: Message) -> None:
+        sent.append(message)
+
+    async def main() -> None:
+        scope = {
+            "type": "http",
+            "method": "GET",
+            "path": "/",
+            "raw_path": b"/",
+            "query_string": b"",
+            "headers": [(b"host", b"localhost")],
+            "http_version": "1.1",
+            "scheme": "http",
+            "asgi": {"version": "3.0"},
+            "server": ("localhost", 80),
+            "client": None,
+        }
+        async with durable.lifespan(app), asyncio.timeout(20):
+            await app(scope, receive, send)
+            assert ["completed"] == await asyncio.to_thread(statuses, durable)
+
+    asyncio.run(main())
+    assert has_left or [200] == [each["status"] for each in sent if "status" in each]
 
 
 def without_length() -> PlainTextResponse:
