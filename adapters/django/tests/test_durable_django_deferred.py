@@ -199,6 +199,7 @@ def test_rest_framework(
 
 
 @STEPS
+@pytest.mark.slow
 def test_no_memory_waits_for_the_collector(
     durable: Durable[DjangoApp], urls: ModuleType, steps: int
 ) -> None:
@@ -220,6 +221,7 @@ def test_no_memory_waits_for_the_collector(
 
 
 @STEPS
+@pytest.mark.slow
 def test_no_memory_of_coroutines_waits_for_the_collector(
     durable: Durable[DjangoApp], urls: ModuleType, steps: int
 ) -> None:

@@ -271,6 +271,7 @@ def test_on_a_server(durable: Durable[FlaskApp], app: flask.Flask) -> None:
     assert ["completed"] * 2 == runs(durable)
 
 
+@pytest.mark.slow
 def test_no_memory_waits_for_the_collector(durable: Durable[FlaskApp], app: flask.Flask) -> None:
     """Neither a request without a run nor one with a step leaves a cycle of references."""
 

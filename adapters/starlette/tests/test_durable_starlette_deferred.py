@@ -530,6 +530,7 @@ def test_a_stream_that_breaks_without_a_run(durable: Durable[StarletteApp]) -> N
     assert [] == list(durable.runs.list())
 
 
+@pytest.mark.slow
 def test_no_memory_waits_for_the_collector(durable: Durable[StarletteApp]) -> None:
     """Neither a request without a run nor one with a step leaves a cycle of references."""
     app = FastAPI()

@@ -457,6 +457,7 @@ def test_options_for_which_a_run_begins_at_once(
 
 
 @pytest.mark.parametrize("query", ["", "?more=1", "?more=1&slow=1"])
+@pytest.mark.slow
 def test_no_memory_waits_for_the_collector(
     durable: Durable[StarletteApp], app: FastAPI, query: str
 ) -> None:

@@ -50,6 +50,7 @@ def quota_of(process: Lab) -> Quota:
 
 @pytest.mark.parametrize("handler", [nap, async_nap])
 @pytest.mark.parametrize("user", ["", "amy"])
+@pytest.mark.slow
 def test_live_runs_of_the_application_are_bounded(
     handler: Callable[[Request], Any], user: str, caplog: pytest.LogCaptureFixture
 ) -> None:

@@ -343,6 +343,7 @@ def test_without_steps_to_undo_a_run_ends_at_once(asynchronous: bool) -> None:
 
 
 @pytest.mark.parametrize("undoable", [False, True], ids=["plain child", "child to be undone"])
+@pytest.mark.slow
 def test_the_end_of_an_abandoned_child_leaves_no_step_out(undoable: bool) -> None:
     """The child ends while a step beside it is in progress; that step is undone, too."""
     shop, inside, go_on = Shop(), threading.Event(), threading.Event()
@@ -385,6 +386,7 @@ def test_the_end_of_an_abandoned_child_leaves_no_step_out(undoable: bool) -> Non
 
 
 @pytest.mark.parametrize("kind", ["event", "signal", "time-out", "child"])
+@pytest.mark.slow
 def test_nothing_ends_a_wait_of_a_run_that_was_cancelled(kind: str) -> None:
     """A handler that fails of it would leave out the step in progress beside it."""
     shop, inside, go_on = Shop(), threading.Event(), threading.Event()

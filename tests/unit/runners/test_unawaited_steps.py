@@ -83,6 +83,7 @@ def test_a_step_that_is_kept() -> None:
 
 
 @pytest.mark.filterwarnings("ignore:coroutine 'step:RuntimeWarning")
+@pytest.mark.slow
 def test_a_coroutine_that_is_taken_for_a_result() -> None:
     """What is returned, and what is made of it, says little; the error says what it was."""
 
