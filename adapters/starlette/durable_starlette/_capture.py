@@ -43,12 +43,12 @@ class Capture:
         messages: those of a response that was whole at once.
         is_streamed: it is made in parts.
         is_complete: the last message is there.
-        is_framed: the messages can be sent as they are: they say what the server is to send, and
+        is_prepared: the messages can be sent as they are: they say what the server is to send, and
             no more.
     """
 
     response: Response | None = None
-    is_streamed = is_complete = is_framed = False
+    is_streamed = is_complete = is_prepared = False
     _body: _Chunks | None = None
     _end: asyncio.Future[None] | None = None
     _has_ended = False
@@ -97,7 +97,7 @@ class Capture:
     async def _take_part(self, data: bytes) -> None:
         if self._body is None:
             self.is_streamed, self._body = True, _Chunks()
-            self._resolve(self._body.read())
+            self._resolve(self._body)
         if data or not self.is_complete:
             await self._body.put(data)
         if self.is_complete:
@@ -110,7 +110,7 @@ class Capture:
                 (name.decode("latin-1"), value.decode("latin-1")) for name, value in head["headers"]
             ]
             self.response = response = Response(status=head["status"], headers=fields, body=body)
-            self.is_framed = (
+            self.is_prepared = (
                 response.body is body
                 and isinstance(body, bytes)
                 and not head.get("trailers", False)
@@ -149,10 +149,13 @@ class Capture:
             self._end.set_result(None)
 
 
-class _Chunks:
+class _Chunks(AsyncIterator[bytes]):
     """A streamed body, handed from the application that sends it to its reader.
 
-    The application goes on when the reader asks for the next chunk: it has sent this one then.
+    The application goes on when the reader asks for the next chunk: it has sent this one then. The
+    run of a ``def`` handler may read on another event loop.
+
+    It is no generator: to close one that has not begun would tell the application nothing.
     """
 
     def __init__(self) -> None:
@@ -185,17 +188,26 @@ class _Chunks:
         if not self._ended:
             self._queue.put_nowait(error)
 
-    async def read(self) -> AsyncIterator[bytes]:
-        """Return the chunks; the run of a ``def`` handler may read them on another event loop."""
+    async def __anext__(self) -> bytes:
+        if self.is_closed:
+            raise StopAsyncIteration
         try:
-            while (chunk := await self._next_anywhere()) is not None:
-                yield chunk
-        finally:
-            self.is_closed = True
-            if asyncio.get_running_loop() is self._loop:
-                self._asked.set()
-            else:
-                self._loop.call_soon_threadsafe(self._asked.set)
+            chunk = await self._next_anywhere()
+        except BaseException:
+            await self.aclose()
+            raise
+        if chunk is None:
+            await self.aclose()
+            raise StopAsyncIteration
+        return chunk
+
+    async def aclose(self) -> None:
+        """Tell the application that nobody reads any more."""
+        self.is_closed = True
+        if asyncio.get_running_loop() is self._loop:
+            self._asked.set()
+        else:
+            self._loop.call_soon_threadsafe(self._asked.set)
 
     async def _next_anywhere(self) -> bytes | None:
         if asyncio.get_running_loop() is self._loop:

@@ -267,7 +267,7 @@ class AttachedPassage(Passage):
         if answer.response is None and self._arrival is None and not capture.is_streamed:
             self._arrival = self._loop.create_future()
             await self._arrival
-        is_sent_on = capture.is_framed and answer.response is capture.response
+        is_sent_on = capture.is_prepared and answer.response is capture.response
         if self._conversation is not None or not is_sent_on:
             self._required_conversation()
             await capture.wait_for_end()

@@ -18,6 +18,7 @@ from durable_core import Durable, step
 from durable_core.errors import StoreError
 from durable_core.flow.execution import StoredExecution
 from durable_core.stores import SQLiteStore
+from durable_core.sync import step as sync_step
 from durable_starlette import StarletteApp, _passage, endpoint_adapter
 from support.asgi_exchange import Exchange, http_scope
 from support.harness import until
@@ -259,6 +260,42 @@ def test_a_server_that_says_of_a_response_that_the_client_is_gone(
             with pytest.raises(AssertionError):  # of the transport: nothing has been sent
                 await client.get("/")
         assert [["completed"]] == seen
+
+    asyncio.run(main())
+
+
+@pytest.mark.parametrize("is_async", [True, False])
+def test_a_stream_whose_head_cannot_be_sent(durable: Durable[StarletteApp], is_async: bool) -> None:
+    """The application is told that nobody reads, although nobody has begun to; its request ends."""
+    app = FastAPI()
+    stream = Sent(head_of(200), {**WHOLE_BODY, "more_body": True}, WHOLE_BODY)
+
+    async def it() -> Sent:
+        await step.run("one", asyncio.sleep, 0)
+        return stream
+
+    def it_in_thread() -> Sent:
+        sync_step.run("one", lambda: 1)
+        return stream
+
+    app.get("/", response_model=None)(durable.endpoint(it if is_async else it_in_thread))
+
+    async def application(scope: Scope, receive: Receive, send: Send) -> None:
+        async def gone(message: Message) -> None:
+            raise OSError("the connection is closed")
+
+        await app(scope, receive, gone)
+
+    async def main() -> None:
+        transport = httpx2.ASGITransport(application)
+        async with (
+            httpx2.AsyncClient(transport=transport, base_url="http://localhost") as client,
+            durable.lifespan(app),
+            asyncio.timeout(10),
+        ):
+            with pytest.raises(AssertionError):  # of the transport: nothing has been sent
+                await client.get("/")
+            await asyncio.to_thread(until, lambda: statuses(durable) == ["failed"])
 
     asyncio.run(main())
 
