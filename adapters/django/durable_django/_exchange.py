@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncGenerator, AsyncIterator, Iterator, Mapping
+from collections.abc import AsyncGenerator, AsyncIterator, Mapping
 from contextlib import aclosing
 from io import BytesIO
 from typing import Any, NoReturn
@@ -121,7 +121,7 @@ def _response_of(body: PulledBody, head: _Head, request: HttpRequest) -> HttpRes
         finally:
             body.close()
     # On an event loop Django would read a plain iterator to its end before it sends anything.
-    chunks = iterate_in_thread(body) if hasattr(request, "scope") else _closing(body)
+    chunks = iterate_in_thread(body) if hasattr(request, "scope") else body
     return _filled(StreamingHttpResponse(chunks, status=head.status), head.fields)
 
 
@@ -253,13 +253,6 @@ async def _until_left(
 async def _cancel(conversation: asyncio.Task[None]) -> None:
     conversation.cancel()
     await asyncio.wait((conversation,))
-
-
-def _closing(body: PulledBody) -> Iterator[bytes]:
-    try:
-        yield from body
-    finally:
-        body.close()
 
 
 def _environ_of(request: HttpRequest) -> WSGIEnvironment:

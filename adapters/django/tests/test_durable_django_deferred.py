@@ -198,6 +198,23 @@ def test_rest_framework(
     assert ["completed"] * steps == statuses(durable)
 
 
+def test_a_stream_that_a_server_closes_before_it_reads(
+    durable: Durable[DjangoApp], urls: ModuleType
+) -> None:
+    """The run has failed: nobody will read the rest."""
+
+    @durable.endpoint
+    def it(request: HttpRequest) -> StreamingHttpResponse:
+        do(1)
+        return StreamingHttpResponse(iter([b"on", b"e"]))
+
+    urls.urlpatterns.append(path("", it))
+    environ = RequestFactory(headers={"host": "localhost"}).get("/").environ
+    response: Any = WSGIHandler()(environ, lambda *args: lambda data: None)
+    response.close()
+    assert ["failed"] == statuses(durable)
+
+
 @STEPS
 @pytest.mark.slow
 def test_no_memory_waits_for_the_collector(
