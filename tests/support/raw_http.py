@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import json
 import socket
 from collections.abc import Sequence
@@ -73,10 +74,19 @@ def ask(
 
 
 def exchange(port: int, data: bytes) -> bytes:
-    """Send bytes, and return all that comes back until the connection is closed."""
+    """Send bytes, and return all that comes back until the connection is closed.
+
+    Raises:
+        ConnectionResetError: the server reset it.
+    """
     with connect(port) as connection:
         connection.sendall(data)
-        connection.shutdown(socket.SHUT_WR)
+        try:
+            connection.shutdown(socket.SHUT_WR)
+        except OSError as failure:
+            # The server was quicker and has reset the connection. Reading says so.
+            if failure.errno != errno.ENOTCONN:
+                raise
         return b"".join(iter(lambda: connection.recv(65536), b""))
 
 
