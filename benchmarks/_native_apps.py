@@ -25,7 +25,9 @@ from django.http import HttpRequest, JsonResponse
 from django.urls import path
 from fastapi import FastAPI
 from fastapi import Request as FastAPIRequest
+from starlette.routing import BaseRoute, Route
 
+import durable_asgi
 import durable_django
 import durable_flask
 import durable_starlette
@@ -40,6 +42,7 @@ __all__ = [
     "django_asgi",
     "django_wsgi",
     "fastapi_app",
+    "fastapi_route_app",
     "flask_app",
 ]
 
@@ -75,7 +78,15 @@ def _durable(adapter: Any) -> Durable[Any] | None:
 
 def fastapi_app() -> FastAPI:
     """Return the application for uvicorn; ``def`` handlers are below ``/def``."""
-    app = _fastapi_floor() if os.environ[FORM] == "floor" else _fastapi_app()
+    return _loaded(_fastapi_floor() if os.environ[FORM] == "floor" else _fastapi_app())
+
+
+def fastapi_route_app() -> FastAPI:
+    """Return the application in which ours are handlers of the core, on routes of FastAPI."""
+    return _loaded(_fastapi_routes()) if os.environ[FORM] == "ours" else fastapi_app()
+
+
+def _loaded(app: FastAPI) -> FastAPI:
     if FREEZE in os.environ:
         gc.collect()
         gc.freeze()
@@ -95,6 +106,23 @@ def _fastapi_app() -> FastAPI:
             app.get(f"/bare/{steps}")(_bare_async(steps))
             app.get(f"/bare/def/{steps}")(_bare(steps))
     return app
+
+
+def _fastapi_routes() -> FastAPI:
+    durable = _durable(durable_asgi.endpoint_adapter)
+    assert durable is not None
+    routes: list[BaseRoute] = [
+        Route(f"/{steps}", durable.endpoint(_of_the_core(_with_steps_async(steps))))
+        for steps in STEPS
+    ]
+    return FastAPI(lifespan=durable.lifespan, routes=routes)
+
+
+def _of_the_core(handler: Callable[[], Any]) -> Callable[[Request], Any]:
+    async def of_the_core(request: Request) -> Response:
+        return Response.json(await handler())
+
+    return _named(of_the_core, handler.__name__)
 
 
 def _fastapi_floor() -> FastAPI:

@@ -5,6 +5,7 @@ turns. The first one knows nothing of Durable. With ``--floor`` it stores its st
 ``_floor.py``); that is for the ``async def`` handlers of FastAPI. With ``--beside`` both are of one
 application, in one process, for FastAPI and Flask: what Durable costs all handlers of an
 application is left out.
+``fastapi-route`` is no native handler of ours, but one of the core on a route of FastAPI.
 With ``--freeze`` the applications of FastAPI call ``gc.freeze()`` when they have loaded, so that
 full collections of cycles look at less.
 FastAPI, and Django with coroutines, are served by uvicorn; Flask, and Django with plain views, by
@@ -43,6 +44,7 @@ _UVICORN = "-m uvicorn --port {port} --log-level warning --no-access-log --facto
 _WAITRESS = "-m waitress --threads=64 --listen=127.0.0.1:{port} --call _native_apps:"
 _SERVERS = {
     "fastapi": f"{_UVICORN}fastapi_app",
+    "fastapi-route": f"{_UVICORN}fastapi_route_app",
     "flask": f"{_WAITRESS}flask_app",
     "django": f"{_WAITRESS}django_wsgi",
     "django-asgi": f"{_UVICORN}django_asgi",
@@ -51,10 +53,13 @@ _SERVERS = {
 _KINDS = (
     ("fastapi", "async def", ""),
     ("fastapi", "def", "/def"),
+    ("fastapi-route", "async def", ""),
     ("flask", "def", ""),
     ("django", "def", ""),
     ("django-asgi", "async def", ""),
 )
+#: Have handlers that store their steps by hand, too.
+_WITH_FLOOR = frozenset({"fastapi", "fastapi-route"})
 _HEAD = (
     *("framework", "handler", "steps", "clients", "bare/s", "ours/s"),
     *("bare us", "ours us", "rate o/b", "us b/o"),
@@ -170,8 +175,8 @@ def main() -> None:
     parser.add_argument("--beside", action="store_true", help="both in one process")
     parser.add_argument("--freeze", action="store_true", help="with gc.freeze(), for fastapi")
     options = parser.parse_args()
-    if options.floor and options.framework not in (None, ["fastapi"]):
-        parser.error("--floor is for fastapi")
+    if options.floor and not _WITH_FLOOR.issuperset(options.framework or _WITH_FLOOR):
+        parser.error("--floor is for fastapi and fastapi-route")
     if options.beside and not {"fastapi", "flask"}.issuperset(options.framework or ["django"]):
         parser.error("--beside is for --framework fastapi and flask")
     if options.beside and options.floor:
@@ -181,8 +186,12 @@ def main() -> None:
     seconds, rounds = (0.5, 5) if options.quick else (1.0, 15)
     with work_folder(options.folder) as folder:
         facts = machine(folder)
-        frameworks = options.framework or sorted(_SERVERS)
-        kinds = _KINDS[:1] if options.floor else [each for each in _KINDS if each[0] in frameworks]
+        frameworks = options.framework or sorted(_WITH_FLOOR if options.floor else _SERVERS)
+        kinds = [
+            kind
+            for kind in _KINDS
+            if kind[0] in frameworks and (kind[1] == "async def" or not options.floor)
+        ]
         other = "floor" if options.floor else "bare"
         how = options.steps, seconds, rounds, folder
         rows = list(_rows(kinds, *how, other=other, is_beside=options.beside))
