@@ -154,10 +154,10 @@ class Ids(Protocol):
 class Store(Protocol):
     """The state of the embedded engine. ``durable_conformance`` tests all of this contract.
 
-    Its methods may be called from any thread, :meth:`commit` by one thread at a time. They raise
-    ``StoreError``, or a subclass, if the store cannot answer, also when it is not open. They raise
-    other errors only for programming mistakes. A caller that changes an argument or a returned
-    value does not change the store.
+    Its methods may be called from any thread. :meth:`commit` is called by one thread at a time of
+    each application that has the object. They raise ``StoreError``, or a subclass, if the store
+    cannot answer, also when it is not open. They raise other errors only for programming mistakes.
+    A caller that changes an argument or a returned value does not change the store.
 
     **Isolation.** Commits take effect one after the other, as if no two overlapped. A read shows
     every commit of any process that was answered before the read began. It shows a commit
@@ -206,7 +206,10 @@ class Store(Protocol):
         ...
 
     def close(self) -> None:
-        """Close all handles of this process. The store may be opened again."""
+        """Close all handles of this process. The store may be opened again.
+
+        The engine calls it when the last application that works with the object stops.
+        """
         ...
 
     def commit(

@@ -64,6 +64,7 @@ from durable_core.ports import (
     Write,
     channel_of,
 )
+from durable_core.stores.users import close_unused, open_for
 
 __all__ = ["Cipher", "EncryptedStore"]
 
@@ -144,10 +145,10 @@ class EncryptedStore(Store):
         return self.inner.reads_are_fast
 
     def open(self) -> None:
-        self.inner.open()
+        open_for(self, self.inner)
 
     def close(self) -> None:
-        self.inner.close()
+        close_unused(self, self.inner)
 
     def commit(
         self, writes: Sequence[Write[object]], *, wait: float
