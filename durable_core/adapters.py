@@ -76,7 +76,7 @@ from durable_core.api.adapter import (
 from durable_core.api.effects import CallFunction, CallHook, FlowHandler, RequestEffect, RequestFlow
 from durable_core.api.endpoint import check_verdict
 from durable_core.api.functions import is_async
-from durable_core.api.run import current_execution, suspend_at_once
+from durable_core.api.run import current_execution, current_run_logger, suspend_at_once
 from durable_core.engine.deferred import DeferredRun
 from durable_core.engine.deferred_thread import DeferredPoolRun, DeferredThreadRun
 from durable_core.engine.runs import ClientAnswer
@@ -151,6 +151,7 @@ __all__ = [
     "coordinates_steps",
     "copy_identity",
     "current_execution",
+    "current_run_logger",
     "default_max_connections",
     "enter_run",
     "is_async",

@@ -12,6 +12,7 @@ from durable_core.errors import StepUsageError, Suspended
 from durable_core.flow.attempt import StepAttempt
 from durable_core.flow.scope import CURRENT_RUN
 from durable_core.http.headers import trace_id_of
+from durable_core.platform import run_logger
 
 if TYPE_CHECKING:
     import logging
@@ -24,6 +25,7 @@ __all__ = [
     "RunContext",
     "current_execution",
     "current_run",
+    "current_run_logger",
     "run",
     "suspend_at_once",
 ]
@@ -191,6 +193,22 @@ def current_execution() -> object:
     if execution is None:
         raise StepUsageError("there is no execution outside a run")
     return execution
+
+
+def current_run_logger() -> logging.LoggerAdapter[logging.Logger]:
+    """Return a logger for what goes wrong in the run that the calling code belongs to.
+
+    It may be kept for code that runs beside the run or after it. Its records begin with the id of
+    the run, and have the attributes ``run_id``, ``function_id`` and ``trace_id``.
+
+    Raises:
+        StepUsageError: outside a run.
+    """
+    execution = _execution()
+    if execution is None:
+        raise StepUsageError("there is no logger of a run outside a run")
+    known = execution.run
+    return run_logger(known.id, known.function_id, trace_id_of(execution.traceparent))
 
 
 def _execution() -> Execution | None:

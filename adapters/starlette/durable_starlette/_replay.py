@@ -24,6 +24,7 @@ from durable_core.adapters import (
     NotReachedError,
     check_nested_call,
     context_outside_run,
+    current_run_logger,
     enter_run,
 )
 from durable_core.errors import ControlSignal, Suspended
@@ -73,6 +74,7 @@ class ReplayPassage(Passage):
         task = asyncio.current_task()
         assert task is not None
         self._capture = Capture(response)
+        self._log = current_run_logger()
         self._called = loop.create_future()
         # Middleware may wait in tasks of its own for as long as a step waits, such as for a part of
         # the response: that must not keep the run from being suspended.
@@ -110,6 +112,7 @@ class ReplayPassage(Passage):
     def execute(self, application: ASGIApplication, loop: asyncio.AbstractEventLoop) -> Response:
         """As :meth:`execute_async`, for a run in this thread."""
         response: concurrent.futures.Future[Response] = concurrent.futures.Future()
+        self._log = current_run_logger()
         asyncio.run_coroutine_threadsafe(self._run_for_thread(application, response), loop)
         try:
             return response.result()
@@ -131,7 +134,11 @@ class ReplayPassage(Passage):
         except BaseException as error:
             if not self._capture.application_ended(signal_in(error) or error):
                 return  # the run has it
-            raise
+            if not isinstance(error, Exception):
+                raise
+            if self._capture.is_complete:  # else the run has it: the body breaks off with it
+                self._log.error("the application failed after its response", exc_info=error)
+            return
         finally:
             if self._called is not None and not self._called.done():
                 self._called.set_result(None)

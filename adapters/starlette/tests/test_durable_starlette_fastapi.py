@@ -7,6 +7,7 @@ with ``?replay=1``, it waits for an event, is suspended, and the framework calls
 # functions, which may name local dependencies.
 
 import asyncio
+import gc
 from collections.abc import AsyncIterator, Callable, Iterator
 from dataclasses import dataclass, field
 from enum import Enum
@@ -302,6 +303,61 @@ def test_background_tasks_run_once_after_the_run(world: World, replay: bool) -> 
 
     assert "done" == world.ask("GET", "/", replay, then=lambda: world.log).json()
     assert [["completed"]] == world.log
+
+
+@pytest.mark.parametrize("is_async", [True, False])
+def test_a_background_task_of_a_replay_that_fails(
+    world: World, is_async: bool, caplog: pytest.LogCaptureFixture
+) -> None:
+    """It is logged once, with the id of the run, which has completed; asyncio says nothing."""
+
+    def after() -> None:
+        raise OutOfStockError("too late")
+
+    async def it(tasks: BackgroundTasks) -> str:
+        tasks.add_task(after)
+        await pause(replay=True)
+        return "done"
+
+    def it_in_a_thread(tasks: BackgroundTasks) -> str:
+        tasks.add_task(after)
+        sync_step.wait_for_event("go", event="go", timeout="1h")
+        return "done"
+
+    world.app.get("/")(world.durable.endpoint(it if is_async else it_in_a_thread))
+
+    def errors() -> list[Any]:
+        return [each for each in caplog.records if each.levelname == "ERROR"]
+
+    assert "done" == world.ask("GET", "/", True, then=errors).json()
+    gc.collect()
+    [run] = world.durable.runs.list()
+    [record] = errors()
+    assert "completed" == run.status
+    expected = f"run {run.id}: the application failed after its response"
+    assert ("durable", expected, run.id) == (record.name, record.message, record.run_id)
+    assert isinstance(record.exc_info[1], OutOfStockError)
+
+
+def test_a_streamed_body_of_a_replay_that_fails(
+    world: World, caplog: pytest.LogCaptureFixture
+) -> None:
+    """The run fails with the error; nothing else tells of it."""
+
+    async def chunks() -> AsyncIterator[bytes]:
+        yield b"one"
+        raise OutOfStockError("in the middle")
+
+    @world.app.get("/")
+    @world.durable.endpoint
+    async def it() -> StreamingResponse:
+        await pause(replay=True)
+        return StreamingResponse(chunks())
+
+    assert 500 == world.ask("GET", "/", True).status_code
+    gc.collect()
+    assert ["failed"] == [run.status for run in world.durable.runs.list()]
+    assert [] == [each for each in caplog.records if each.name == "asyncio"]
 
 
 class OutOfStockError(Exception):
