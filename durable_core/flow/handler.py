@@ -26,6 +26,7 @@ from durable_core.flow.effects import (
     call_user,
     drain_steps,
     log_error,
+    log_warning,
     notify,
     see_handler_branch,
     send_response,
@@ -445,8 +446,23 @@ def _start_streaming(ex: StoredExecution, response: Response) -> Flow[None]:
         started = advance(ex.run, ResponseStarted(), ex.env.clock.now(), ex.env.policy)
         ex.run = started.run
         ex.add_ticket((yield checkpoint(ex, state=True)))
-        yield from settle(ex)
+        try:
+            yield from settle(ex)
+        except Suspended:
+            yield from _close_body(response)
+            raise
     yield from send_response(response)
+
+
+def _close_body(response: Response) -> Flow[None]:
+    """Close a body that nobody will read."""
+    is_async = isinstance(response.body, AsyncIterable)
+    close = getattr(response.body, "aclose" if is_async else "close", None)
+    if close is None:
+        return
+    outcome = yield from call_user(Call(close))
+    if isinstance(outcome, Raised):
+        yield from log_warning("a body that was not sent could not be closed", outcome.error)
 
 
 def read_whole_body(

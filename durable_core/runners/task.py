@@ -630,7 +630,7 @@ class TaskRun:
         if reply is None:
             return
         response = effect.response
-        if self.ex.run.phase is Phase.RESPONDING:
+        if self.ex.run.phase is Phase.RESPONDING and response.is_streaming:
             response = record_body(self.ex, response, self._host)
         reply(response)
 

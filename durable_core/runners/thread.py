@@ -435,7 +435,7 @@ class ThreadRun:
             return
         self.ex.answered = not self._own_thread
         response = effect.response
-        if self.ex.run.phase is Phase.RESPONDING:
+        if self.ex.run.phase is Phase.RESPONDING and response.is_streaming:
             response = record_body(self.ex, response, self._host)
         reply(response)
 

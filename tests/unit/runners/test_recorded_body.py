@@ -23,18 +23,24 @@ Handler = Callable[[Request], Any]
 
 
 class Body:
-    """A body of two chunks that notes its end; it may break after the first."""
+    """A body of two chunks that notes its end; it may break after the first, or at its end."""
 
-    def __init__(self, *, breaks: bool = False) -> None:
+    def __init__(self, *, breaks: bool = False, closes: bool = True) -> None:
         self.closed = 0
         self.taken = 0
         self._breaks = breaks
+        self._closes = closes
 
     def take(self) -> bytes | None:
         self.taken += 1
         if self.taken == 2 and self._breaks:
             raise ZeroDivisionError("half way")
         return {1: b"one ", 2: b"two"}.get(self.taken)
+
+    def note_end(self) -> None:
+        self.closed += 1
+        if not self._closes:
+            raise ZeroDivisionError("it does not close")
 
 
 class SyncBody(Body, Iterator[bytes]):
@@ -44,7 +50,7 @@ class SyncBody(Body, Iterator[bytes]):
         return chunk
 
     def close(self) -> None:
-        self.closed += 1
+        self.note_end()
 
 
 class AsyncBody(Body, AsyncIterator[bytes]):
@@ -54,7 +60,7 @@ class AsyncBody(Body, AsyncIterator[bytes]):
         return chunk
 
     async def aclose(self) -> None:
-        self.closed += 1
+        self.note_end()
 
 
 def streaming(face: str, body: SyncBody | AsyncBody, *, steps: bool = True) -> Handler:
@@ -267,6 +273,39 @@ def test_end_that_cannot_be_recorded(kind: Kind, caplog: pytest.LogCaptureFixtur
         endpoint = process.endpoint(streaming("async", kind()))
         asyncio.run(main())
     assert any("could not be recorded" in message for message in caplog.messages)
+
+
+@pytest.mark.parametrize("served", ["thread", "loop"])
+@pytest.mark.parametrize("closes", [True, False])
+@each_face
+@each_kind
+def test_a_store_that_fails_before_the_head(
+    face: str, kind: Kind, served: str, closes: bool, caplog: pytest.LogCaptureFixture
+) -> None:
+    """The client is asked to come again, as where a whole body cannot be stored.
+
+    The body is closed. An error of that changes nothing, and is logged.
+    """
+    body = kind(closes=closes)
+
+    def fault(writes: Any) -> None:
+        if any(isinstance(write, Checkpoint) for write in writes):
+            raise StoreError("the disk is full")
+
+    with lab() as process:
+        endpoint = process.endpoint(streaming(face, body))
+        process.watched.fault = fault
+        if served == "loop":
+            response = asyncio.run(endpoint.handle_async(request()))
+        else:
+            response = endpoint.handle(request())
+        process.watched.fault = None
+
+    assert (503, "1") == (response.status, response.headers["retry-after"])
+    assert isinstance(response.body, bytes)
+    assert 0 == body.taken
+    assert 1 == body.closed
+    assert closes != ("could not be closed" in caplog.text)
 
 
 @each_face
