@@ -16,8 +16,11 @@ from collections.abc import (
     Awaitable,
     Callable,
     Iterable,
+    Mapping,
 )
 from contextlib import AbstractAsyncContextManager, nullcontext
+from functools import partial
+from typing import Any
 
 from durable_client._call import (
     ClientResponse,
@@ -41,6 +44,7 @@ from durable_client._transport import (
     AsyncHTTPResponse,
     AsyncTransportClient,
     Body,
+    ConnectionUse,
     RequestFactory,
     check_client,
     is_delimited,
@@ -214,6 +218,7 @@ class _Connection:
         self._unread = bytearray()
         self._has_room = asyncio.Event()
         self._may_read = asyncio.Event()
+        self._use = ConnectionUse()
         self.task = asyncio.create_task(self._run(), name="durable-stream")
 
     @property
@@ -236,10 +241,17 @@ class _Connection:
             await self._exchange(command)
         except Exception as error:
             failure = translated(error, self._requests.idle_timeout)
-            self._report(lambda machine: machine.failed(command.number, failure, _now()))
+            self._report(partial(self._failed, failure))
+
+    def _failed(self, error: Exception, machine: StreamClient) -> Commands:
+        return machine.failed(self._command.number, error, _now(), was_reused=self._use.was_reused)
+
+    async def _trace(self, event: str, info: Mapping[str, Any]) -> None:
+        """Take note of what the HTTP client does: its ``trace`` extension."""
+        self._use.note(event)
 
     async def _exchange(self, command: Open) -> None:
-        request = self._requests.build(self._client, command)
+        request = self._requests.build(self._client, command, extensions={"trace": self._trace})
         auth = {} if command.is_same_origin else {"auth": None}
         response = await self._client.send(request, stream=True, follow_redirects=False, **auth)
         try:

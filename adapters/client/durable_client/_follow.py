@@ -4,8 +4,10 @@ A driver reports what came from the servers, and does the commands that it gets 
 stream begins on the connection of the first request. An ``inngest.redirect_info`` event names the
 URL at which the stream continues if it does not end there. That URL is opened at once, and read
 when the first connection has ended. Both connections may break: the client then resumes at that
-URL, with the id of the last event in ``Last-Event-ID``. The first request is never sent twice,
-because it would begin a second run.
+URL, with the id of the last event in ``Last-Event-ID``. The first request is sent once, because a
+second one would begin a second run. The exception is a connection that had served other requests
+before, and that the server has probably closed by now: what HTTP counts as idempotent is then sent
+once more (RFC 9110, section 9.2.2).
 """
 
 from __future__ import annotations
@@ -74,6 +76,8 @@ _MIN_WAIT_MS = 250
 #: Servers refuse a longer event id, as it is part of a request's head.
 _MAX_ID = 8 * 1024
 _SECONDS = re.compile(r"[0-9]{1,6}")
+#: Methods whose requests may be sent again where nobody knows whether they arrived.
+_IDEMPOTENT = frozenset({"DELETE", "GET", "HEAD", "OPTIONS", "PUT", "QUERY", "TRACE"})
 
 _FIRST_DELAY_MS = 250
 _MAX_DELAY_MS = 30_000
@@ -239,12 +243,14 @@ class _Exchange:
     """One request, and what is known of its response."""
 
     __slots__ = (
-        *("decoder", "has_begun", "head", "number", "opened_at", "plain", "redirects", "target"),
+        *("decoder", "has_begun", "head", "is_sent_again", "number", "opened_at", "plain"),
+        *("redirects", "target"),
     )
 
     def __init__(self, target: Target) -> None:
         self.target = target
         self.number = 0
+        self.is_sent_again = False
         self.redirects = 0
         self.head: Head | None = None
         self.has_begun = False
@@ -343,17 +349,34 @@ class StreamClient:
                 self._leave(exchange, None, now, is_complete=is_delimited)
         return self._flush()
 
-    def failed(self, number: int, error: Exception, now: int) -> Commands:
-        """Report that a response could not be opened, or broke off."""
+    def failed(
+        self, number: int, error: Exception, now: int, *, was_reused: bool = False
+    ) -> Commands:
+        """Report that a response could not be opened, or broke off.
+
+        ``was_reused``: the connection had served other requests before.
+        """
         exchange = self._find(number)
         if exchange is not None:
-            if exchange is self._standby:
+            if was_reused and isinstance(error, ConnectionLostError) and self._may_repeat(exchange):
+                exchange.is_sent_again = True
+                self._open(exchange)
+            elif exchange is self._standby:
                 self._standby = None
             elif not self._was_answered:
                 self._fail(error)
             else:
                 self._leave(exchange, error, now, is_complete=False)
         return self._flush()
+
+    def _may_repeat(self, exchange: _Exchange) -> bool:
+        """Tell whether a request may be sent once more, of which nobody knows if it arrived."""
+        target = exchange.target
+        is_answered = exchange.head is not None
+        if is_answered or exchange.is_sent_again or (target.sends_body and not self._repeatable):
+            return False
+        has_key = "idempotency-key" in self._chain.headers(target)
+        return has_key or target.method in _IDEMPOTENT
 
     def _find(self, number: int) -> _Exchange | None:
         if self._is_done:
@@ -419,6 +442,7 @@ class StreamClient:
             )
         self._commands.append(Close(exchange.number))
         exchange.target = target
+        exchange.is_sent_again = False
         self._open(exchange)
 
     def _begin(self, exchange: _Exchange, head: Head) -> None:

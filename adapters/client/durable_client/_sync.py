@@ -35,6 +35,7 @@ from durable_client._follow import (
     StreamClient,
 )
 from durable_client._transport import (
+    ConnectionUse,
     HTTPClient,
     HTTPResponse,
     RequestFactory,
@@ -86,9 +87,11 @@ def fetch_with_stream(
     The callbacks are called in the caller's thread, in the order of the stream, once for each
     event. Redirects are followed, but never from ``https`` to ``http``. A connection that breaks
     is made again, and the stream continues where it was, unless the server has not yet named a URL
-    for that: the first request is never sent twice. An answer that is no stream is returned as it
-    is; a 202 with ``Location`` and ``Retry-After`` is asked again until the run has ended. A run
-    that failed has a response, too.
+    for that: a second request would begin a second run. Only where a connection of ``client`` that
+    had served other requests breaks before an answer, a request with an idempotent method or an
+    ``Idempotency-Key`` is sent once more. An answer that is no stream is returned as it is; a 202
+    with ``Location`` and ``Retry-After`` is asked again until the run has ended. A run that failed
+    has a response, too.
 
     Args:
         url: of the endpoint, or a wait URL; ``http`` or ``https``.
@@ -300,7 +303,11 @@ class _Connection:
                 self._exchange(command)
         except Exception as error:
             failure = translated(error, self._requests.idle_timeout)
-            self._report(lambda machine: machine.failed(command.number, failure, _now()))
+            self._report(partial(self._failed, failure))
+
+    def _failed(self, error: Exception, machine: StreamClient) -> Commands:
+        was_reused = self._socket.use.was_reused
+        return machine.failed(self._command.number, error, _now(), was_reused=was_reused)
 
     def _exchange(self, command: Open) -> None:
         request = self._requests.build(
@@ -387,9 +394,13 @@ class _Socket:
     """The socket of one exchange, which another thread may shut down.
 
     Closing it would not wake a thread that reads from it.
+
+    Attributes:
+        use: whether it is a new connection.
     """
 
     def __init__(self) -> None:
+        self.use = ConnectionUse()
         self._stream: Any = None
         self._is_shut_down = False
 
@@ -400,6 +411,7 @@ class _Socket:
 
     def trace(self, event: str, info: Mapping[str, Any]) -> None:
         """Take note of what the HTTP client does: its ``trace`` extension."""
+        self.use.note(event)
         if event in _CONNECTED:
             self._use(info["return_value"])
         elif event in _SENDING and self._is_shut_down:

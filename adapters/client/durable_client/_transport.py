@@ -29,6 +29,7 @@ __all__ = [
     "AsyncHTTPResponse",
     "AsyncTransportClient",
     "Body",
+    "ConnectionUse",
     "HTTPClient",
     "HTTPResponse",
     "RequestFactory",
@@ -49,6 +50,9 @@ _Timeouts: TypeAlias = tuple[float | None, float | None, float | None, float | N
 
 _CONNECT_TIMEOUT = 10.0
 _USER_AGENT = (b"user-agent", b"durable-client")
+#: How events of the ``trace`` extension end: there is a new connection, or a request is sent.
+_CONNECTED = (".connect_tcp.complete", ".connect_unix_socket.complete")
+_SENDING = ".send_request_headers.started"
 #: Fields that the HTTP client sets itself.
 _TRANSPORT_FIELDS = frozenset(
     {
@@ -318,6 +322,26 @@ def response_headers(response: HTTPResponse | AsyncHTTPResponse) -> Headers:
     return Headers(
         [(name.decode("latin-1"), value.decode("latin-1")) for name, value in response.headers.raw]
     )
+
+
+class ConnectionUse:
+    """Whether a request is sent on a new connection, as events of the ``trace`` extension tell.
+
+    Attributes:
+        was_reused: it was sent on one that had served other requests before. False if that is not
+            known: a transport without sockets has no such events.
+    """
+
+    def __init__(self) -> None:
+        self.was_reused = False
+        self._is_new = False
+
+    def note(self, event: str) -> None:
+        """Take note of an event."""
+        if event.endswith(_CONNECTED):
+            self._is_new, self.was_reused = True, False
+        elif event.endswith(_SENDING) and not self._is_new:
+            self.was_reused = True
 
 
 def is_delimited(response: HTTPResponse | AsyncHTTPResponse) -> bool:

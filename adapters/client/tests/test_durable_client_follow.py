@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
+from dataclasses import replace
 from typing import Any, get_args
 
 import pytest
@@ -37,6 +38,7 @@ from durable_core.errors import (
     ConnectFailedError,
     ConnectionLostError,
     ProtocolError,
+    RequestTimeoutError,
     StreamEndedError,
     TooManyRedirectsError,
 )
@@ -153,6 +155,62 @@ def test_no_connection_at_first_is_the_callers_to_know() -> None:
     error = ConnectFailedError("nobody listens")
 
     assert (Fail(error),) == machine.failed(1, error, 0)
+
+
+@pytest.mark.parametrize(
+    ("method", "options", "is_repeated"),
+    [
+        ("GET", {}, True),
+        ("QUERY", {}, True),
+        ("PUT", {"repeatable": False}, False),
+        ("POST", {}, False),
+        ("POST", {"headers": Headers({"Idempotency-Key": '"k"'})}, True),
+        ("POST", {"headers": Headers({"Idempotency-Key": '"k"'}), "repeatable": False}, False),
+    ],
+)
+def test_a_connection_that_the_server_has_closed(
+    method: str, options: dict[str, Any], is_repeated: bool
+) -> None:
+    """A request that may be sent twice is sent once more, with all that it had; others are not."""
+    machine = stream_client(method=method, **options)
+    command = opened(machine.start())
+    commands = machine.failed(1, BROKEN, 0, was_reused=True)
+    if not is_repeated:
+        assert (Fail(BROKEN),) == commands
+        return
+    assert (replace(command, number=2),) == commands
+    assert (Fail(BROKEN),) == machine.failed(2, BROKEN, 0, was_reused=True)
+
+
+def test_other_failures_of_a_connection_that_was_reused() -> None:
+    """A time-out, and a break after the answer began, are for the caller to know."""
+    machine = stream_client(method="GET")
+    machine.start()
+    late = RequestTimeoutError("late")
+    assert (Fail(late),) == machine.failed(1, late, 0, was_reused=True)
+
+    machine = stream_client(method="GET")
+    machine.start()
+    machine.opened(1, 200, NONE, 0)
+    assert (Fail(BROKEN),) == machine.failed(1, BROKEN, 0, was_reused=True)
+
+
+def test_each_request_of_a_chain_is_sent_twice_at_most() -> None:
+    """That the first one was sent again leaves the second one its own repetition."""
+    machine = stream_client(headers=Headers({"Idempotency-Key": '"k"'}))
+    machine.start()
+    machine.failed(1, BROKEN, 0, was_reused=True)
+    machine.opened(2, 303, Headers({"location": WAIT}), 0)
+    command = opened(machine.failed(3, BROKEN, 0, was_reused=True))
+
+    assert (4, "GET", WAIT, False, 0) == (
+        command.number,
+        command.method,
+        command.url,
+        command.sends_body,
+        command.delay_ms,
+    )
+    assert (Fail(BROKEN),) == machine.failed(4, BROKEN, 0, was_reused=True)
 
 
 def test_a_plain_response_that_breaks_off() -> None:

@@ -113,6 +113,64 @@ def test_a_stream_is_followed(call: Call) -> None:
     assert ["b"] * 3 == [heard.headers.get("x-a") for heard in server.heard]
 
 
+def after_another_request(library: Any, is_async: bool, url: str, **options: Any) -> ClientResponse:
+    """Call by a client that has a connection from another request."""
+    if not is_async:
+        with library.Client() as client:
+            client.get(url)
+            return fetch_with_stream(url, client=client, **options)
+
+    async def main() -> ClientResponse:
+        async with library.AsyncClient() as client:
+            await client.get(url)
+            return await fetch_with_stream_async(url, client=client, **options)
+
+    return asyncio.run(main())
+
+
+@pytest.mark.parametrize("is_async", [False, True], ids=["threads", "tasks"])
+@pytest.mark.parametrize("library", LIBRARIES, ids=lambda library: str(library.__name__))
+@pytest.mark.parametrize("ends", [Peer.close, Peer.reset], ids=["closed", "reset"])
+@pytest.mark.parametrize("has_key", [True, False], ids=["key", "no-key"])
+def test_a_connection_that_is_closed_when_it_is_used_again(
+    library: Any, is_async: bool, ends: Callable[[Peer], None], has_key: bool
+) -> None:
+    """The request is sent again on a new connection, if its key lets the server see that."""
+
+    def closes(peer: Peer) -> None:
+        peer.answer(plain("warm"))
+        peer.hear()
+        ends(peer)
+
+    def answers(peer: Peer) -> None:
+        peer.answer(plain("done"))
+
+    headers = {"Idempotency-Key": '"k"'} if has_key else {}
+    call = {"method": "POST", "body": b"in", "headers": headers}
+    with ScriptedServer(closes, answers) as server:
+        if has_key:
+            response = after_another_request(library, is_async, server.origin, **call)
+            assert (200, b"done") == (response.status, response.body)
+        else:
+            with pytest.raises(ConnectionLostError):
+                after_another_request(library, is_async, server.origin, **call)
+
+    sent = [(heard.connection, heard.method, heard.body) for heard in server.heard]
+    again = [(1, "POST", b"in")] if has_key else []
+    assert [(0, "GET", b""), (0, "POST", b"in"), *again] == sent
+
+
+@both
+def test_a_new_connection_that_is_closed(call: Call) -> None:
+    """The server may have begun a run: the caller is told, and nothing is sent again."""
+    with (
+        ScriptedServer(lambda peer: peer.hear(), lambda peer: peer.hear()) as server,
+        pytest.raises(ConnectionLostError),
+    ):
+        call(server.origin)
+    assert 1 == len(server.heard)
+
+
 @by_own_client
 def test_a_break_is_mended(call: Call) -> None:
     """A body in chunks that breaks off is noticed, and the stream continues where it was."""
