@@ -6,6 +6,7 @@
 
 from __future__ import annotations
 
+import enum
 import functools
 import inspect
 import re
@@ -85,7 +86,11 @@ def _module(name: str) -> Iterator[str]:
 
 
 def _lines(name: str, value: object) -> Iterator[str]:
-    if inspect.isclass(value):
+    if inspect.isclass(value) and issubclass(value, enum.Enum):
+        # The signature of such a class differs between versions of Python.
+        yield from (f"{name}.{member.name} = {member.value!r}" for member in value)
+        yield from _members(name, value)
+    elif inspect.isclass(value):
         if not getattr(value, "_is_protocol", False) and not issubclass(value, dict):
             yield from _call(name, value, first="self")
         yield from _members(name, value)

@@ -162,6 +162,7 @@ def wait_with_signal_at(moment):
                 signal.raise_signal(signal.SIGTERM)
         return trace
 
+    sys._getframe().f_trace_opcodes = True  # without it, Python 3.12 tells of none
     sys.settrace(trace)
     event.wait()
     sys.settrace(None)
