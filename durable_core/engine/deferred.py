@@ -29,9 +29,10 @@ from durable_core.flow.effects import (
     Effect,
     Flow,
     Park,
+    Returned,
     UnwindIfAlone,
 )
-from durable_core.flow.execution import EVENT_SEQ, StoredExecution
+from durable_core.flow.execution import EVENT_SEQ, ExecutionState, StoredExecution
 from durable_core.flow.flows import EngineFlows
 from durable_core.flow.scope import HandlerKind, enter_run
 from durable_core.http.request import Request
@@ -41,6 +42,7 @@ from durable_core.runners.begun_call import (
     BegunCall,
     LateCoroutine,
     LateTask,
+    is_made,
 )
 from durable_core.runners.host import RunHost
 from durable_core.runners.run_tasks import CURRENT_TASKS, RunTasks
@@ -84,6 +86,7 @@ class DeferredRun:
         self.refusal: HTTPError | None = None
         self._run: _LateRun | None = None
         self._task: LateTask | None = None  # until the run has it
+        self._answer: ClientAnswer | None = None  # of a run that is to begin or to end
         self._is_over = False
         self._host = host
         self._runs = runs
@@ -186,14 +189,67 @@ class DeferredRun:
         Raises:
             Suspended: the request is refused.
         """
-        run, task = self._needed(), self._task
+        self._answer = answer = self._new_answer(self._needed())
+        self.begin(handler)
+        return answer
+
+    def expect_end(self, begun: BegunCall, begin: Callable[[], object]) -> ClientAnswer | None:
+        """Have the run end without a task of its own, by :meth:`end`, if it can.
+
+        Args:
+            begun: the call of the handler.
+            begin: called if anything is asked of the run before that; it calls :meth:`begin`.
+
+        Returns:
+            The answer of the run, which is still to come; None if it cannot.
+        """
+        run, task = self._run, self._task
         assert task is not None
-        self._task = None
+        is_plain = begun.has_returned and self.refusal is None and not is_made(task)
+        if run is None or not (is_plain and run.may_end):
+            return None
+        self._answer = answer = self._new_answer(run)
+        run.expect_end(answer.set, begin)
+        self._runs.keep(run)
+        return answer
+
+    def _new_answer(self, run: _LateRun) -> ClientAnswer:
         answer = ClientAnswer(self._runs, run.execution, self._loop)
         answer.run = run
+        return answer
+
+    def begin(self, handler: Callable[[Request], Coroutine[Any, Any, Any]]) -> None:
+        """Begin a run after all that was expected to end; see :meth:`start`."""
+        run, task, answer = self._run, self._task, self._answer
+        assert run is not None
+        assert task is not None
+        assert answer is not None
+        self._task = self._answer = None
         run.take(task, handler, answer.set)
         self._runs.run_in_task(run, self.flows.execute(run.execution), answer.run_ended)
-        return answer
+
+    @property
+    def may_end(self) -> bool:
+        """Whether a run that was expected to end can still do so."""
+        return self._run is not None and self._run.may_end
+
+    def end(self, response: Response) -> Coroutine[Any, Any, None]:
+        """Execute the rest of a run that was expected to end, in the task that awaits this.
+
+        If that is cancelled, the rest is executed in a task of its own.
+
+        Args:
+            response: what the handler has made.
+        """
+        run, answer = self._run, self._answer
+        assert run is not None
+        assert answer is not None
+        self._task = self._answer = None
+        self._tasks.handler.time_outs = ()
+        run.ends_here, run.begin = True, None
+        flow = self.flows.execute(run.execution)
+        next(flow)  # it asks for the handler, which has been called
+        return self._runs.end_here(run, flow, Returned(response), answer.run_ended)
 
 
 def _begin(
@@ -212,9 +268,16 @@ def _begin(
 
 
 class _LateRun(TaskRun):
-    """The run of a handler that has begun already."""
+    """The run of a handler that has begun already.
+
+    Attributes:
+        ends_here: the handler has ended, and the rest of the run is executed without it.
+        begin: has the run begin in its task, in place of that; None if that is not expected.
+    """
 
     begins_with_task = False
+    ends_here = False
+    begin: Callable[[], object] | None = None
 
     def __init__(self, host: RunHost, ex: StoredExecution, tasks: RunTasks) -> None:
         super().__init__(host, ex, not_begun, tasks=tasks)
@@ -224,13 +287,50 @@ class _LateRun(TaskRun):
 
     @property
     def has_begun(self) -> bool:
-        """Whether the task of the run has had its first turn."""
-        return self._code is not None and self._code.has_begun
+        """Whether the task of the run has had its first turn, or the run has none."""
+        return self.ends_here or (self._code is not None and self._code.has_begun)
 
     @property
     def handler_has_ended(self) -> bool:
         """Whether the handler has ended. It runs before the run has begun, too."""
         return self.has_begun and super().handler_has_ended
+
+    @property
+    def may_end(self) -> bool:
+        """Whether nothing is left of a handler that has returned but its result."""
+        ex, tasks = self.ex, self._tasks
+        return (
+            ex.state is ExecutionState.RUNNING
+            and ex.deadline is None
+            and ex.stream is None
+            and not (
+                ex.unawaited
+                or ex.may_undo
+                or self._steps
+                or self._background
+                or self._interrupted
+                or self._made_unwinder
+                or tasks.others
+            )
+        )
+
+    def expect_end(self, reply: Callable[[Response], None], begin: Callable[[], object]) -> None:
+        """Note that the rest of the run is soon executed.
+
+        Args:
+            reply: see ``TaskRun``.
+            begin: called in place of that, if the engine asks anything of the run before.
+        """
+        self._reply, self.begin = reply, begin
+
+    def _soon(self, call: Callable[..., None], *args: object) -> None:
+        super()._soon(self._begin_and_call, call, args)
+
+    def _begin_and_call(self, call: Callable[..., None], args: tuple[object, ...]) -> None:
+        """Do something with a run that has begun."""
+        if self.begin is not None:
+            self.begin()
+        call(*args)
 
     def take(
         self,
@@ -244,13 +344,15 @@ class _LateRun(TaskRun):
             task: that of the handler.
             handler, reply: see ``TaskRun``.
         """
+        self.begin = None
         self._late_task, self._code = task, task.code
         self._handler, self._reply = handler, reply
 
     def start(self, code: Coroutine[Any, Any, None]) -> asyncio.Task[None]:
-        """Run the coroutine in the task of the handler."""
+        """Run the coroutine in the task of the handler, or in a new one if that has ended."""
         task, self._late_task = self._late_task, None
-        assert task is not None
+        if task is None:
+            return asyncio.Task(code, loop=self._loop)
         assert self._code is not None
         self._code.rest = code
         return task

@@ -12,6 +12,7 @@ from contextlib import contextmanager
 from contextvars import copy_context
 from dataclasses import replace
 from functools import partial
+from types import CoroutineType
 from typing import Any, Generic, Protocol, TypeAlias, TypeVar
 from weakref import WeakSet
 
@@ -25,8 +26,8 @@ from durable_core.engine.releases import cut_short_fact, end_of_corrupt, release
 from durable_core.engine.reports import report_begun
 from durable_core.engine.undoing import Undoing
 from durable_core.errors import LeaseLost, StoreBrokenError, StoreError, StoreOutcomeUnknownError
-from durable_core.flow.driver import drive_async
-from durable_core.flow.effects import Flow
+from durable_core.flow.driver import ask_again, drive_async
+from durable_core.flow.effects import Flow, Outcome
 from durable_core.flow.env import AppConfig
 from durable_core.flow.execution import Execution, StoredExecution, new_run
 from durable_core.flow.facts import run_facts
@@ -118,7 +119,8 @@ class RunExecutor(Generic[ExecutionT]):
     def __init__(self, host: RunHost, unanswered: Callable[[ExecutionT], Response]) -> None:
         self._host = host
         self.unanswered = unanswered
-        self._tasks: dict[TaskRun, asyncio.Task[None]] = {}
+        #: None of a run whose rest is executed in the task of its client.
+        self._tasks: dict[TaskRun, asyncio.Task[None] | None] = {}
         self._other_tasks: set[asyncio.Task[None]] = set()
         #: The classes of live runs.
         self.thread_run, self.task_run = _classes_of_runs(host.observers)
@@ -216,8 +218,9 @@ class RunExecutor(Generic[ExecutionT]):
             raise
         except BaseException as error:
             task = self._tasks[run]
-            if asyncio.current_task(task.get_loop()) is not task:
+            if task is None or asyncio.current_task(task.get_loop()) is not task:
                 raise  # the loop was closed without an end of its tasks
+            assert task is not None
             _broke(run.ex, error)
             self._task_ended(run, ended)
             if not isinstance(error, Exception):  # it may end the event loop
@@ -225,6 +228,54 @@ class RunExecutor(Generic[ExecutionT]):
                 raise
         else:
             self._task_ended(run, ended)
+
+    def keep(self, run: TaskRun) -> None:
+        """Note that the rest of a live run is soon executed, by :meth:`end_here` or in a task."""
+        self._tasks[run] = None
+
+    async def end_here(
+        self, run: TaskRun, flow: Flow[None], outcome: Outcome, ended: Callable[[], None]
+    ) -> None:
+        """Run the rest of a flow, whose handler has ended, in the task of its client.
+
+        If this is cancelled, the flow goes on in a task of its own.
+
+        Args:
+            run: the run; see :meth:`keep`.
+            flow: waits for the outcome of the handler.
+            outcome: that.
+            ended: called at the end, whether or not there was an answer.
+        """
+        value: Any = outcome
+        error: BaseException | None = None
+        try:
+            while True:  # as ``drive_async`` does
+                effect = flow.send(value) if error is None else flow.throw(error)
+                try:
+                    value = run.perform(effect)
+                    if type(value) is CoroutineType:
+                        value = await value
+                    error = None
+                except BaseException as raised:
+                    error = raised
+                    if type(raised) is asyncio.CancelledError and self._may_go_on():
+                        self.run_in_task(run, ask_again(flow, effect), ended)
+                        raise
+        except StopIteration:
+            self._task_ended(run, ended)
+        except BaseException as broken:
+            is_exit = not isinstance(broken, Exception)
+            if self._tasks[run] is not None or isinstance(broken, GeneratorExit):
+                raise
+            if not isinstance(broken, asyncio.CancelledError):
+                _broke(run.ex, broken)
+            self._task_ended(run, ended)
+            if is_exit:
+                raise
+
+    def _may_go_on(self) -> bool:
+        """Tell whether this event loop lets a run that is cancelled go on in a task of its own."""
+        return not self._host.loops.is_shutting_down(asyncio.get_running_loop())
 
     def _task_ended(self, run: TaskRun, ended: Callable[[], None]) -> None:
         del self._tasks[run]

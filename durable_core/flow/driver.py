@@ -4,10 +4,18 @@ from __future__ import annotations
 
 from collections.abc import Callable, Generator
 from contextlib import AbstractContextManager
+from functools import partial
 from types import CoroutineType
 from typing import Any, ClassVar, Protocol, TypeVar
 
-__all__ = ["SomeEffect", "await_values", "drive_async", "drive_sync", "drive_values"]
+__all__ = [
+    "SomeEffect",
+    "ask_again",
+    "await_values",
+    "drive_async",
+    "drive_sync",
+    "drive_values",
+]
 
 T = TypeVar("T")
 
@@ -79,6 +87,22 @@ async def drive_async(flow: Generator[EffectT, Any, T], perform: Callable[[Effec
             error = None
         except BaseException as raised:
             error = raised
+
+
+def ask_again(flow: Generator[EffectT, Any, T], effect: EffectT) -> Generator[EffectT, Any, T]:
+    """Return what goes on with a flow that waits for the answer to an effect: it asks for it."""
+    while True:
+        try:
+            answer = yield effect
+        except BaseException as error:
+            go_on: Callable[[], EffectT] = partial(flow.throw, error)
+        else:
+            go_on = partial(flow.send, answer)
+        try:
+            effect = go_on()
+        except StopIteration as stop:
+            result: T = stop.value
+            return result
 
 
 def drive_values(flow: Generator[Any, Any, T]) -> T:

@@ -9,7 +9,7 @@ from collections.abc import Awaitable, Callable, Coroutine, Generator
 from types import CoroutineType, FunctionType
 from typing import Any, NoReturn
 
-__all__ = ["HAS_PYTHON_TASKS", "BegunCall", "LateCoroutine", "LateTask"]
+__all__ = ["HAS_PYTHON_TASKS", "BegunCall", "LateCoroutine", "LateTask", "is_made"]
 
 #: Tasks are those in Python, as of nest_asyncio. They ask themselves for their state at their end.
 HAS_PYTHON_TASKS = isinstance(asyncio.Task.__init__, FunctionType)
@@ -123,6 +123,14 @@ class LateTask(asyncio.Task[None]):
         return super().__await__()
 
 
+_unmade_of = LateTask._unmade.__get__
+
+
+def is_made(task: LateTask) -> bool:
+    """Tell whether somebody has asked the task for anything. This is not to ask it."""
+    return _unmade_of(task) is None
+
+
 class BegunCall(Generator[Any, Any, Any]):
     """A call of an ``async def`` function whose first part has run.
 
@@ -138,6 +146,7 @@ class BegunCall(Generator[Any, Any, Any]):
     Attributes:
         code: the coroutine; None if the call gave none.
         has_ended: the function did not wait for anything.
+        has_returned: it has returned, too.
         is_cut_short: it has ended by what is no Exception, such as a cancellation.
     """
 
@@ -153,7 +162,7 @@ class BegunCall(Generator[Any, Any, Any]):
         loop: asyncio.AbstractEventLoop,
     ) -> None:
         # Python 3.11 is slow to read an attribute that only the class has.
-        self.has_ended = self.is_cut_short = False
+        self.has_ended = self.has_returned = self.is_cut_short = False
         self._error: BaseException | None = None
         # So asyncio's eager tasks of Python 3.12 begin, too. It documents these functions for other
         # implementations of tasks.
@@ -169,7 +178,8 @@ class BegunCall(Generator[Any, Any, Any]):
             self._awaited = code.send(None)
             self._is_waiting = True
         except StopIteration as end:
-            self.has_ended, self._value = True, end.value
+            self.has_ended = self.has_returned = True
+            self._value = end.value
         except (KeyboardInterrupt, SystemExit):
             raise
         except BaseException as error:

@@ -36,10 +36,11 @@ class Capture:
     """Takes what an application sends in response. Everything happens on its event loop.
 
     Args:
-        outcome: gets the response: at its end, or at its first chunk if there will be more.
+        outcome: gets the response: at its end, or at its first chunk if there will be more. None if
+            nobody waits for it yet.
 
     Attributes:
-        response: what the outcome got; None before.
+        response: that response; None before.
         messages: those of a response that was whole at once.
         is_streamed: it is made in parts.
         is_complete: the last message is there.
@@ -53,9 +54,15 @@ class Capture:
     _end: asyncio.Future[None] | None = None
     _has_ended = False
 
-    def __init__(self, outcome: Outcome[Response]) -> None:
+    def __init__(self, outcome: Outcome[Response] | None = None) -> None:
         self.messages: list[Message] = []
         self._outcome = outcome
+
+    def attach(self, outcome: Outcome[Response]) -> None:
+        """Give the response to one who waits for it from now on."""
+        self._outcome = outcome
+        if self.response is not None:
+            outcome.set_result(self.response)
 
     async def send(self, message: Message) -> None:
         """Take a message. It returns from the last one when the execution has ended.
@@ -76,7 +83,7 @@ class Capture:
             OSError: nobody reads the body any more.
             ValueError: the body begins before the head.
         """
-        if self.is_complete and self._outcome.done():
+        if self.is_complete and self._is_settled():
             return
         kind = message["type"]
         if kind == "http.response.start":
@@ -104,7 +111,7 @@ class Capture:
             self._body.end()
 
     def _resolve(self, body: bytes | AsyncIterator[bytes]) -> None:
-        if not self._outcome.done():
+        if not self._is_settled():
             head = self.messages[0]
             fields = [
                 (name.decode("latin-1"), value.decode("latin-1")) for name, value in head["headers"]
@@ -117,7 +124,14 @@ class Capture:
                 and tuple(fields) == response.headers.raw  # which has no spaces around a value
                 and is_prepared(response.status, fields, len(body))
             )
-            self._outcome.set_result(response)
+            if self._outcome is not None:
+                self._outcome.set_result(response)
+
+    def _is_settled(self) -> bool:
+        """Tell whether the response is there, or nobody waits for it any more."""
+        if self._outcome is None:
+            return self.response is not None
+        return self._outcome.done()
 
     def application_ended(self, error: BaseException | None) -> bool:
         """Note that nothing more will be sent; tell whether the response had been whole or begun.
@@ -128,10 +142,11 @@ class Capture:
         if error is not None and self._body is not None and self._body.is_closed:
             traceback.clear_frames(error.__traceback__)  # which may hold an unfinished generator
             return False
-        if self._outcome.done():
+        if self._is_settled():
             if self._body is not None:
                 self._body.fail(error or RuntimeError("the application stopped in mid-response"))
             return True
+        assert self._outcome is not None
         self._outcome.set_exception(error or RuntimeError("the application sent no response"))
         return False
 

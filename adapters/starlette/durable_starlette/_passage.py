@@ -146,6 +146,8 @@ class AttachedPassage(Passage):
     _value: asyncio.Future[Any] | None = None  # for which the framework waits
     _response: Any
     _capture: Capture
+    _begun: BegunCall | None = None  # while the run is expected to end without a task of its own
+    _ends_here = False  # the run does so now
 
     def __init__(self, limits: Limits) -> None:
         self._limits = limits
@@ -181,7 +183,7 @@ class AttachedPassage(Passage):
         finally:  # these refer to this object: the memory of the request would wait for a collector
             if self._watch is not None:
                 self._end_watch()
-            self._deferred = self._conversation = self._answer = None
+            self._deferred = self._conversation = self._answer = self._begun = None
 
     async def _end_run(self, error: BaseException | None) -> None:
         """See that the client of a run is answered; raise what the run does not know.
@@ -189,6 +191,8 @@ class AttachedPassage(Passage):
         Args:
             error: what the application has raised.
         """
+        if self._begun is not None:
+            self._begin_expected()
         was_answered = self._application_ended(error)
         if isinstance(error, asyncio.CancelledError):
             await self._client_left()
@@ -259,10 +263,14 @@ class AttachedPassage(Passage):
         if self._is_answered:
             return  # it sends more than a response
         capture, answer = self._capture, self._answer
+        if self._begun is not None and message.get("more_body", False):
+            self._begin_expected()
         await capture.take(message)
         if not capture.is_complete:
             return
         assert answer is not None
+        if self._begun is not None:
+            await self._end_here()
         # Once only: it may come back from a time-out here, when the run has ended.
         if answer.response is None and self._arrival is None and not capture.is_streamed:
             self._arrival = self._loop.create_future()
@@ -278,6 +286,20 @@ class AttachedPassage(Passage):
         with suppress(OSError):  # the client is gone: its run has ended, and has work to do yet
             for each in capture.messages:
                 await self._send(each)
+
+    async def _end_here(self) -> None:
+        """Execute the rest of a run in this task, as its response is there; or have it begin."""
+        deferred, response = self._deferred, self._capture.response
+        assert isinstance(deferred, DeferredRun)
+        assert response is not None
+        if not deferred.may_end:
+            self._begin_expected()
+            return
+        self._begun, self._ends_here = None, True
+        try:
+            await deferred.end(response)
+        finally:
+            self._ends_here = False
 
     # -- the framework's side ---------------------------------------------------------------
 
@@ -328,6 +350,12 @@ class AttachedPassage(Passage):
         if deferred.is_needless(begun):
             self._body.release()
             return begun
+        answer = deferred.expect_end(begun, self._begin_expected)
+        if answer is not None:
+            self._begun, self._capture = begun, Capture()
+            self._loop = asyncio.get_running_loop()
+            self._await_answer(answer)
+            return begun
         self._begin(deferred, begun, lambda request: self._go_on(begun))
         is_refused = deferred.refusal is not None
         if begun.has_ended and not (begun.is_cut_short or is_refused):
@@ -373,6 +401,16 @@ class AttachedPassage(Passage):
             self._talk(refuse_async(self._target.app, self._exchange, deferred.refusal))
         else:
             self._await_answer(answer)
+
+    def _begin_expected(self) -> None:
+        """Begin the run of a call after all that was expected to end without a task of its own."""
+        deferred, begun = self._deferred, self._begun
+        assert isinstance(deferred, DeferredRun)
+        assert begun is not None
+        self._begun = None
+        self._response = AwaitedResponse(loop=self._loop)
+        self._capture.attach(self._response)
+        deferred.begin(lambda request: self._go_on(begun))
 
     async def call_in_thread(self, target: Target, call: Call) -> Any:
         """Call a ``def`` function in a thread of the framework; return its result.
@@ -476,9 +514,12 @@ class AttachedPassage(Passage):
 
     def answer_arrived(self) -> None:
         """Have the answer sent: by the application, if that waits for it."""
+        answer = self._answer
         if self._arrival is not None:
             self._end_arrival()
-        elif self._answer is not None:
+        elif self._ends_here and answer is not None and answer.response is self._capture.response:
+            pass  # the task that executes the rest of the run sends it
+        elif answer is not None:
             self._required_conversation()
 
     def _end_arrival(self) -> None:

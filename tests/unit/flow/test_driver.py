@@ -11,7 +11,13 @@ from typing import Any
 import pytest
 
 from durable_core.errors import Suspended
-from durable_core.flow.driver import await_values, drive_async, drive_sync, drive_values
+from durable_core.flow.driver import (
+    ask_again,
+    await_values,
+    drive_async,
+    drive_sync,
+    drive_values,
+)
 from durable_core.flow.effects import Effect, Flow, Park, Submit, park
 from durable_core.ports import Heartbeat
 
@@ -82,6 +88,23 @@ def test_error_that_the_flow_lets_pass() -> None:
         drive_sync(adds(), fails, nullcontext())
     with pytest.raises(ValueError, match="x"):
         asyncio.run(drive_async(adds(), fails))
+
+
+def test_a_flow_that_waits_for_an_answer_can_ask_again() -> None:
+    """Another driver goes on with it; answers and errors reach the flow as before."""
+    flow = adds()
+    assert 8 == drive_sync(ask_again(flow, next(flow)), sync_performer, nullcontext())
+
+    def fails(ask: Effect) -> Any:
+        if isinstance(ask, Park):
+            raise error
+        return 4
+
+    error, caught = ValueError("x"), list[BaseException]()
+    flow_of_text = guarded(caught)
+    asked = ask_again(flow_of_text, next(flow_of_text))
+    assert "end" == drive_sync(asked, fails, nullcontext())
+    assert [error] == caught
 
 
 def test_lock_is_held_until_the_flow_waits() -> None:

@@ -1,0 +1,190 @@
+"""Runs whose handler has ended in its first part: they need no task of their own to end."""
+# Without "from __future__ import annotations", for FastAPI evaluates the annotations of local
+# functions.
+
+import asyncio
+from collections.abc import Awaitable, Callable
+from pathlib import Path
+from typing import Any
+
+import httpx2
+import pytest
+from fastapi import FastAPI
+from fastapi.responses import PlainTextResponse
+
+from durable_asgi import Message
+from durable_core import Durable, step
+from durable_core.commit_queue import CommitQueue
+from durable_core.engine.deferred import DeferredRun
+from durable_starlette import StarletteApp, endpoint_adapter
+from support.asgi_exchange import http_scope
+from support.harness import until
+
+Part = Callable[[httpx2.AsyncClient], Awaitable[None]]
+
+
+@pytest.fixture
+def durable(tmp_path: Path) -> Durable[StarletteApp]:
+    return Durable(id="shop", endpoint_adapter=endpoint_adapter, store=tmp_path / "db")
+
+
+@pytest.fixture(autouse=True)
+def expected(monkeypatch: pytest.MonkeyPatch) -> list[bool]:
+    """Note of each run with a step whether it is expected to end so."""
+    expected: list[bool] = []
+    expect_end = DeferredRun.expect_end
+
+    def noting(self: DeferredRun, *args: Any) -> Any:
+        answer = expect_end(self, *args)
+        expected.append(answer is not None)
+        return answer
+
+    monkeypatch.setattr(DeferredRun, "expect_end", noting)
+    return expected
+
+
+def play(durable: Durable[StarletteApp], app: FastAPI, part: Part) -> None:
+    """Run a coroutine function of a client, while the application is started."""
+
+    async def main() -> None:
+        transport = httpx2.ASGITransport(app, raise_app_exceptions=False)
+        client = httpx2.AsyncClient(transport=transport, base_url="http://localhost")
+        async with durable.lifespan(app), asyncio.timeout(30):
+            await part(client)
+
+    asyncio.run(main())
+
+
+async def work() -> str:
+    return "done"
+
+
+async def ended(durable: Durable[StarletteApp], status: str) -> None:
+    """Wait until the only run has this status."""
+
+    def statuses() -> list[str]:
+        return [each.status for each in durable.runs.list()]
+
+    await asyncio.to_thread(until, lambda: statuses() == [status])
+
+
+class Held:
+    """A response that the framework begins to send when it may."""
+
+    def __init__(self) -> None:
+        self.is_reached, self.may_go_on = asyncio.Event(), asyncio.Event()
+        held = self
+
+        class Response(PlainTextResponse):
+            async def __call__(self, *args: Any) -> None:
+                held.is_reached.set()
+                await held.may_go_on.wait()
+                await super().__call__(*args)
+
+        self.type = Response
+
+
+def test_a_request_that_is_cancelled_while_its_run_is_stored(
+    durable: Durable[StarletteApp], monkeypatch: pytest.MonkeyPatch, expected: list[bool]
+) -> None:
+    """The run goes on in a task of its own, and the handler is not called again."""
+    monkeypatch.setattr(CommitQueue, "commit_here", lambda self: None)  # as with other runs live
+    app, calls = FastAPI(), []
+
+    @app.get("/")
+    @durable.endpoint
+    async def it() -> str:
+        calls.append(1)
+        return await step.run("one", work)
+
+    async def receive() -> Message:
+        return {"type": "http.disconnect"}
+
+    async def send(message: Message) -> None:
+        raise AssertionError(f"the client is gone: {message}")
+
+    async def part(client: httpx2.AsyncClient) -> None:
+        request = asyncio.create_task(app(http_scope("/"), receive, send))
+        await asyncio.sleep(0)
+        request.cancel()
+        with pytest.raises(asyncio.CancelledError):
+            await request
+        await ended(durable, "completed")
+
+    play(durable, app, part)
+    assert ([True], [1]) == (expected, calls)
+
+
+def test_a_drain_before_the_response(durable: Durable[StarletteApp], expected: list[bool]) -> None:
+    """The client is handed off, and the run completes with what the framework sends later."""
+    app = FastAPI()
+
+    async def part(client: httpx2.AsyncClient) -> None:
+        held = Held()
+
+        @app.get("/")
+        @durable.endpoint
+        async def it() -> PlainTextResponse:
+            return held.type(await step.run("one", work))
+
+        request = asyncio.create_task(client.get("/"))
+        await held.is_reached.wait()
+        durable.drain()
+        await ended(durable, "running")
+        held.may_go_on.set()
+        assert (await request).is_redirect
+        await ended(durable, "completed")
+
+    play(durable, app, part)
+    assert [True] == expected
+
+
+def test_a_stop_before_the_response(durable: Durable[StarletteApp], expected: list[bool]) -> None:
+    """The run is suspended at once, although the framework goes on with its response."""
+    app = FastAPI()
+
+    async def part(client: httpx2.AsyncClient) -> None:
+        held = Held()
+
+        @app.get("/")
+        @durable.endpoint
+        async def it() -> PlainTextResponse:
+            return held.type(await step.run("one", work))
+
+        request = asyncio.create_task(client.get("/"))
+        await held.is_reached.wait()
+        await durable.stop_async(timeout=20)
+        held.may_go_on.set()
+        assert (await request).is_redirect
+
+    play(durable, app, part)
+    assert [True] == expected
+
+
+@pytest.mark.parametrize("what", ["a step", "a task"])
+def test_what_a_handler_leaves_behind_is_seen(
+    durable: Durable[StarletteApp], expected: list[bool], what: str
+) -> None:
+    """A run whose handler has more to do when it has returned is ended in its task, as any is."""
+    app = FastAPI()
+
+    @app.get("/")
+    @durable.endpoint(retries=0)
+    async def it() -> str:
+        one = await step.run("one", work)
+        if what == "a task":
+            tasks.append(asyncio.ensure_future(asyncio.sleep(0)))
+        else:
+            tasks.append(step.run("two", work))
+        return one
+
+    tasks: list[Any] = []
+
+    async def part(client: httpx2.AsyncClient) -> None:
+        response = await client.get("/")
+        assert (200 if what == "a task" else 500) == response.status_code
+
+    play(durable, app, part)
+    assert [False] == expected
+    if what == "a step":
+        tasks[0].close()
