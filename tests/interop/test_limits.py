@@ -86,8 +86,8 @@ def test_more_steps_than_the_server_takes(server: InngestServer) -> None:
     """The step that is one too many raises, and says whose limit it is."""
 
     async def handler(request: Request) -> str:
-        await asyncio.gather(*(step.run(f"s{n}", called, f"s{n}") for n in range(1_000)))
-        with pytest.raises(LimitExceededError, match=r"1000 steps and retries .* Inngest engine"):
+        await asyncio.gather(*(step.run(f"s{n}", called, f"s{n}") for n in range(998)))
+        with pytest.raises(LimitExceededError, match=r"998 steps and retries .* Inngest engine"):
             await step.run("more", called, "more")
         return "done"
 
@@ -121,10 +121,25 @@ def test_a_retry_counts_as_a_step(server: InngestServer) -> None:
 
     async def handler(request: Request) -> None:
         CALLS["handler"] += 1
-        await asyncio.gather(*(step.run(f"s{n}", called, f"s{n}") for n in range(999)))
+        await asyncio.gather(*(step.run(f"s{n}", called, f"s{n}") for n in range(998)))
         raise ValueError(f"boom #{CALLS['handler']}")
 
     with serving(server, {"GET /a": handler}, options={"retries": 5}) as app:
+        got = app.follow("GET", "/a")
+
+    assert (500, "ValueError: boom #1") == (got.status, got.json["detail"])
+    assert "Failed" == server.run.status
+
+
+def test_a_run_that_the_server_fails_for_its_size(server: InngestServer) -> None:
+    """Its client hears that it failed; another library, or an older one, has filled it."""
+
+    async def handler(request: Request) -> None:
+        await step.run("a", called, "a")
+        server.run.memos.update((f"of another {n}", None) for n in range(999))
+        await step.sleep("nap", "10ms")
+
+    with serving(server, {"GET /a": handler}) as app:
         got = app.follow("GET", "/a")
 
     assert (500, "urn:durable:run-failed") == (got.status, got.json["type"])

@@ -152,6 +152,9 @@ class Runs:
             await asyncio.sleep(delay)
         if call.run.ended:
             return
+        if len(call.run.memos) >= _MOST_MEMOS:
+            self.end(call.run, "Failed", _TOO_MANY)
+            return
         call.generation += 1
         call.force_plan = call.run.force_plan
         self.busy += 1
@@ -391,6 +394,19 @@ class Runs:
         await asyncio.gather(*tasks, return_exceptions=True)
 
 
+#: A run that has as many is not called for again; the error is encoded twice.
+_MOST_MEMOS = 1_000
+_TOO_MANY = json.dumps(
+    json.dumps(
+        {
+            "error": {
+                "error": "function has too many steps",
+                "name": "InngestErrFunctionOverflowed",
+                "message": "The function run exceeded the step limit of 1000 steps.",
+            }
+        }
+    )
+).encode()
 _KEPT = frozenset({"name", "message", "stack", "data", "noRetry", "cause"})
 
 

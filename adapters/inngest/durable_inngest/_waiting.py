@@ -84,10 +84,9 @@ def _told(body: bytes, run_id: str) -> Ended | None:
     if not body:
         gone = problem(410, "run-cancelled", detail="the run was cancelled", run_id=run_id)
         return Ended(with_headers(gone, PRIVATE_HEADERS), failed=True)
-    try:
-        said = json.loads(body)
-    except ValueError:
-        said = None
+    said = _decoded(body)
+    if isinstance(said, str):
+        said = _error_of_server(said) or said
     if isinstance(said, dict):
         if said.get("status") in ("running", "unknown") and "message" in said:
             return None
@@ -101,6 +100,26 @@ def _told(body: bytes, run_id: str) -> Ended | None:
                 return _failed(run_id, name, message)
     # A result that no handler of ours has given, such as that of a run completed while attached.
     return Ended(Response(headers=(("content-type", "application/json"),), body=body))
+
+
+def _decoded(text: str | bytes) -> object:
+    """Return what a text is in JSON; None if it is none."""
+    try:
+        return json.loads(text)
+    except (ValueError, RecursionError):
+        return None
+
+
+def _error_of_server(text: str) -> dict[str, object] | None:
+    """Return the error in a text that is one, encoded; None if it is none.
+
+    The server encodes its error twice where it fails a run before a call, such as one that has too
+    many steps. A handler's own text is no such error: it has no name of the server's.
+    """
+    said = _decoded(text)
+    error = said.get("error") if isinstance(said, dict) else None
+    name, _ = _error_in(error)
+    return error if name.startswith("InngestErr") else None
 
 
 def _error_in(document: object) -> tuple[str, str]:

@@ -103,6 +103,25 @@ def test_a_damaged_response() -> None:
     assert (500, True) == (said.response.status, said.failed)
 
 
+def test_a_run_that_the_server_fails_before_a_call() -> None:
+    """Its error is encoded twice, as that of a run that has too many steps."""
+    error = {"name": "InngestErrFunctionOverflowed", "message": "1000 steps", "error": "too many"}
+    said = ended(answered(json.dumps({"error": error})))
+
+    assert (500, True) == (said.response.status, said.failed)
+    assert "urn:durable:run-failed" == document(said)["type"]
+
+
+@pytest.mark.parametrize(
+    "text", ['{"error": {"name": "E", "message": "m"}}', '{"error": 7}', "[]", "no json"]
+)
+def test_a_text_that_is_no_error_of_the_server(text: str) -> None:
+    """It is a result, whatever it says."""
+    said = ended(answered(text))
+
+    assert (200, text, False) == (said.response.status, document(said), said.failed)
+
+
 @pytest.mark.parametrize("body", [b"[1, 2]", b'"text"', b"null", b'{"name": 7}', b"no json"])
 def test_a_result_that_is_not_ours(body: bytes) -> None:
     """It is passed on as it is."""
