@@ -82,12 +82,17 @@ class AsyncFunctionSteps:
             DuplicateStepIdError: another task uses the id.
             StepUsageError: not in a run, inside another step, or ``fn`` is no function.
         """
-        scope = current_scope(_ASYNC_DEF, id)
+        scope = current_run()
+        if scope is None or scope.kind is not _ASYNC_DEF:
+            scope = current_scope(_ASYNC_DEF, id)
         call = _call(id, fn, args, kwargs, self._options)
         op = scope.ex.next_op(id, _RUN, scope.current_task())
-        flow = scope.flows.run_step(scope.ex, op, call)
-        if call.options is not None and call.options.undo is not None:
-            flow = with_undo(scope, op, call.options.undo, flow)
+        if call.options is None or call.options.undo is None:
+            coroutine = scope.run_step(op, call)
+            coroutine.__qualname__ = _show_call("run", id)  # as named() does
+            result: Coroutine[Any, Any, Any] = coroutine
+            return result
+        flow = with_undo(scope, op, call.options.undo, scope.flows.run_step(scope.ex, op, call))
         return named("run", id, scope.drive(flow))
 
     def __call__(
@@ -140,13 +145,16 @@ class FunctionSteps:
 
     def run(self, id: str, fn: Callable[P, T], /, *args: P.args, **kwargs: P.kwargs) -> T:
         """Call a plain function once and for all; see :meth:`AsyncFunctionSteps.run`."""
-        scope = current_scope(_DEF, id)
+        scope = current_run()
+        if scope is None or scope.kind is not _DEF:
+            scope = current_scope(_DEF, id)
         call = _call(id, fn, args, kwargs, self._options)
         op = scope.ex.next_op(id, _RUN, scope.current_task())
-        flow = scope.flows.run_step(scope.ex, op, call)
-        if call.options is not None and call.options.undo is not None:
-            flow = with_undo(scope, op, call.options.undo, flow)
-        result: T = scope.drive(flow)
+        if call.options is None or call.options.undo is None:
+            result: T = scope.run_step(op, call)
+        else:
+            flow = scope.flows.run_step(scope.ex, op, call)
+            result = scope.drive(with_undo(scope, op, call.options.undo, flow))
         return result
 
     def __call__(self, id: str, /) -> Callable[[Callable[P, T]], Callable[P, T]]:

@@ -23,7 +23,9 @@ _RULE = "allowed are str, int, finite float, bool, None, list, and dict with str
 _ENCODER = json.JSONEncoder(
     ensure_ascii=False, allow_nan=False, check_circular=False, separators=(",", ":")
 )
-_DECODER = json.JSONDecoder()
+_DECODER: Any = json.JSONDecoder()
+#: Reads the value that begins at a place of a text; StopIteration if none does.
+_scan = _DECODER.scan_once
 
 
 _chunks = chunk_encoder(_ENCODER)
@@ -59,7 +61,7 @@ class JSONCodec:
                 digits than Python converts, nested over ``MAX_DEPTH`` deep, or contains itself.
                 The message begins with the path of the part, such as ``$.items[2].price``.
         """
-        if not _has_allowed_types(value):
+        if type(value) not in _SCALARS and not _has_allowed_types(value):
             _explain(value, "$", ())
         try:
             text = "".join(_chunks(value, 0))
@@ -72,9 +74,12 @@ class JSONCodec:
     def decode(self, text: str) -> object:
         """Return the value of the text; ``ValueError`` if it is not JSON."""
         value: object
-        value, end = _DECODER.raw_decode(text)  # without the search for blanks around it
+        try:
+            value, end = _scan(text, 0)
+        except StopIteration:
+            end = -1
         if end != len(text):
-            value = json.loads(text)
+            value = json.loads(text)  # which finds blanks around it, or what is wrong
         return value
 
 

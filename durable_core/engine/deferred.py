@@ -23,6 +23,7 @@ from typing import Any
 
 from durable_core.engine.runs import ClientAnswer, RunManager
 from durable_core.errors import HTTPError, Suspended
+from durable_core.flow.attempt import Call
 from durable_core.flow.effects import (
     AwaitDelivery,
     AwaitRun,
@@ -37,6 +38,7 @@ from durable_core.flow.flows import EngineFlows
 from durable_core.flow.scope import HandlerKind, enter_run
 from durable_core.http.request import Request
 from durable_core.http.response import Response
+from durable_core.model.step import Op
 from durable_core.runners.begun_call import (
     HAS_PYTHON_TASKS,
     BegunCall,
@@ -118,9 +120,18 @@ class DeferredRun:
         That of the handler may do so at once, in its first part. What else has its turn before the
         task of the run has had its first one waits for that.
         """
-        run, tasks = self._needed(), self._tasks
-        is_in_turn = tasks.running is tasks.handler or run.has_begun
-        return run.drive(flow if is_in_turn else _in_turn(flow))
+        run = self._needed()
+        return run.drive(flow if self._is_in_turn(run) else _in_turn(flow))
+
+    def run_step(self, op: Op, call: Call) -> Coroutine[Any, Any, Any]:
+        """Do a step that calls a function, in the task that awaits it; see :meth:`drive`."""
+        run = self._needed()
+        if self._is_in_turn(run):
+            return run.run_step(op, call)
+        return run.drive(_in_turn(run.flows.run_step(run.ex, op, call)))
+
+    def _is_in_turn(self, run: _LateRun) -> bool:
+        return self._tasks.running is self._tasks.handler or run.has_begun
 
     def _needed(self) -> _LateRun:
         """Return the run, live but for its flow.

@@ -17,6 +17,7 @@ from typing import Any, NoReturn, TypeVar
 from durable_core.engine.deferred import not_begun
 from durable_core.engine.runs import ClientAnswer, RunManager, WorkerParts
 from durable_core.errors import HTTPError, StoreError, Suspended
+from durable_core.flow.attempt import Call
 from durable_core.flow.driver import drive_sync
 from durable_core.flow.effects import CallHandler, Flow
 from durable_core.flow.execution import EVENT_SEQ, StoredExecution
@@ -26,6 +27,7 @@ from durable_core.http.problem import problem_from_http_error
 from durable_core.http.request import Request
 from durable_core.http.response import Response
 from durable_core.model.decision import HandoffReason
+from durable_core.model.step import Op
 from durable_core.platform import call_soon
 from durable_core.runners.host import RunHost
 from durable_core.runners.settings import RegisteredEndpoint
@@ -89,6 +91,10 @@ class DeferredThreadRun:
     def drive(self, flow: Flow[Any]) -> Any:
         """Run the flow of a step in the thread that calls it."""
         return self._needed().drive(flow)
+
+    def run_step(self, op: Op, call: Call) -> Any:
+        """Do a step that calls a function, in the thread that calls it."""
+        return self._needed().run_step(op, call)
 
     def _needed(self) -> _LateThreadRun:
         """Return the run, live.

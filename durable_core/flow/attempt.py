@@ -13,7 +13,7 @@ if TYPE_CHECKING:
     from durable_core.flow.env import AppConfig
     from durable_core.flow.step_options import StepOptions
     from durable_core.model.run import Run
-    from durable_core.model.step import Memo
+    from durable_core.model.step import Memo, Op
     from durable_core.model.stream import Attempt, ChunkBatch
 
 __all__ = ["Call", "StepAttempt", "Stream", "StreamOwner"]
@@ -107,8 +107,8 @@ class StepAttempt:
     ``Execution.begins`` says that the function may not be called yet.
 
     Attributes:
-        name: of the step.
-        op_id, attempt: which attempt of which step it is, for its chunks.
+        op: of the step.
+        attempt: which attempt of the step it is, for its chunks.
         owner: the execution.
         call: what is called; None if the step has no function, and only begins.
         function_ended: the function has ended; threads or tasks that it has left push nothing.
@@ -118,13 +118,13 @@ class StepAttempt:
         number: how often the function is called with this attempt; 1 for the first.
         event_seq: the highest event sequence number when the function was called.
         started_at: when it was called, epoch milliseconds; None before that.
+        arguments: those of the function, see ``Memo.arguments``.
     """
 
     waits: ClassVar[bool] = True
     #: It is no run, whose kind of handler is asked for.
     kind: ClassVar[None] = None
-    name: str
-    op_id: str = ""
+    op: Op
     attempt: Attempt = (0, 0)
     owner: StreamOwner | None = None
     call: Call | None = None
@@ -134,3 +134,9 @@ class StepAttempt:
     number: int = 1
     event_seq: int = 0
     started_at: int | None = None
+    arguments: str | None = None
+
+    @property
+    def name(self) -> str:
+        """The name of the step."""
+        return self.op.name

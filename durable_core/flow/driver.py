@@ -35,16 +35,17 @@ def drive_sync(
     perform: Callable[[EffectT], Any],
     lock: AbstractContextManager[object],
     answer: object = None,
+    error: BaseException | None = None,
 ) -> T:
     """Run the flow in this thread.
 
-    ``answer`` is that to the effect for which a flow that has begun waits. The flow's own code runs
-    under the lock (several threads may drive flows of one run), and so do the effects that do not
-    wait: what one flow decided first is also queued first.
+    ``answer`` is that to the effect for which a flow that has begun waits, or ``error`` is raised
+    there. The flow's own code runs under the lock (several threads may drive flows of one run), and
+    so do the effects that do not wait: what one flow decided first is also queued first.
     """
     send: Callable[[Any], EffectT] = flow.send
-    resume = send
-    value: Any = answer
+    resume: Callable[[Any], EffectT] = send if error is None else flow.throw
+    value: Any = answer if error is None else error
     while True:
         with lock:
             try:

@@ -39,7 +39,7 @@ from durable_core.model.decision import HandoffReason
 from durable_core.model.event import Event, StoredEvent
 from durable_core.model.run import Phase, Run
 from durable_core.model.step import FailedAttempt, Memo, Op, OpKind, Pending, RunningStep
-from durable_core.model.stream import Attempt
+from durable_core.model.stream import Attempt, ChunkBatch
 from durable_core.ports import (
     Checkpoint,
     CheckpointResult,
@@ -52,6 +52,7 @@ from durable_core.ports import (
 __all__ = [
     "EVENT_SEQ",
     "EXECUTION_TRANSITIONS",
+    "LIVE_PHASES",
     "Execution",
     "ExecutionEvent",
     "ExecutionState",
@@ -76,7 +77,7 @@ EVENT_SEQ: ContextVar[int] = ContextVar("durable_event_seq")
 
 #: The phases in which a handler runs. A run leaves them when its end is decided; the execution is
 #: closed only when that is durable, and tasks that the handler has left may go on meanwhile.
-_LIVE = (Phase.SYNC, Phase.ASYNC)
+LIVE_PHASES = (Phase.SYNC, Phase.ASYNC)
 
 
 #: The length of a run's label, which is stored with the run; a name may be as long.
@@ -373,7 +374,7 @@ class Execution:
 
         Otherwise the run is in a phase that the success of an op does not change.
         """
-        if self.state is _CLOSED or self.run.phase not in _LIVE:
+        if self.state is _CLOSED or self.run.phase not in LIVE_PHASES:
             raise Suspended
 
     def take(self, event: ExecutionEvent) -> None:
@@ -401,16 +402,17 @@ class Execution:
             LimitExceededError: too many steps.
         """
         op = self._step_ids.next_op(step_id, kind, branch)
+        op_id = op.id
         if self.state is not _CLOSED:
             self._asked += 1
-        most = self.env.limits.steps
-        if (self._asked > most or len(self._outcomes) >= most) and op.id not in self._outcomes:
+        most, outcomes = self.env.limits.steps, self._outcomes
+        if (self._asked > most or len(outcomes) >= most) and op_id not in outcomes:
             raise LimitExceededError(
                 f"step {op.name!r} is one more than the {most} steps a run may have"
             )
-        self.unawaited[op.id] = op
+        self.unawaited[op_id] = op
         if self.unasked:
-            self.unasked.discard(op.id)
+            self.unasked.discard(op_id)
         return op
 
     def next_undo_op(self, step_id: str) -> Op:
@@ -489,20 +491,21 @@ class Execution:
         """
         if tickets:
             self.drop_tickets(tickets, written)
-        if self.state is _CLOSED or self.run.phase not in _LIVE:  # as check_open() does
+        if self.state is _CLOSED or self.run.phase not in LIVE_PHASES:  # as check_open() does
             raise Suspended
         if not (attempt.is_checked or self.was_held_lately()):
             return False
-        attempt.event_seq, attempt.started_at = event_seq, self.env.clock.now()
+        attempt.event_seq = event_seq
+        attempt.started_at = self.env.clock.now()
         if attempt.call is not None:
-            self.calls[attempt.op_id] = attempt
+            self.calls[attempt.op.id] = attempt
         return True
 
     @property
     def running_steps(self) -> tuple[RunningStep, ...]:
         """The steps whose functions are being called. May be read by other threads."""
         return tuple(
-            RunningStep(op_named(each.name, OpKind.RUN), each.number - 1, each.started_at or 0)
+            RunningStep(each.op, each.number - 1, each.started_at or 0)
             for each in list(self.calls.values())
         )
 
@@ -537,7 +540,9 @@ class Execution:
 
     def add_ticket(self, ticket: PendingCommit) -> None:
         """Remember a queued write until it is durable; the queue may have merged it with others."""
-        if ticket not in self.tickets:
+        if not self.tickets:
+            self.tickets = (ticket,)
+        elif ticket not in self.tickets:
             self.tickets = (*self.tickets, ticket)
 
     def drop_tickets(
@@ -669,13 +674,17 @@ class StoredExecution(Execution):
         """
         self.crash_count = self.run.crash_count
         for each in written:
-            if each.sent:
-                self.sent = self.sent or {}
-                self.sent.update(each.sent)
-            for op_id, event in each.matched:
-                self.resolve_wait(op_id, event)
-            for op_id in each.refused:
-                self.pending.pop(op_id, None)
+            if each.sent or each.matched or each.refused:
+                self._apply_result(each)
+
+    def _apply_result(self, result: CheckpointResult) -> None:
+        if result.sent:
+            self.sent = self.sent or {}
+            self.sent.update(result.sent)
+        for op_id, event in result.matched:
+            self.resolve_wait(op_id, event)
+        for op_id in result.refused:
+            self.pending.pop(op_id, None)
 
     def resolve_wait(self, op_id: str, event: StoredEvent) -> None:
         """Note the event that ends a wait, unless the wait has ended."""
@@ -712,15 +721,14 @@ class StoredExecution(Execution):
 
 def checkpoint(
     ex: StoredExecution,
-    *,
     now: int | None = None,
     memos: tuple[Memo, ...] = (),
+    no_pending_row: bool = False,
+    events: tuple[Event, ...] = (),
     pending: tuple[Pending, ...] = (),
     state: bool = False,
     release: Release | None = None,
     result: StoredResult | None = None,
-    events: tuple[Event, ...] = (),
-    no_pending_row: bool = False,
     failed_attempts: tuple[FailedAttempt, ...] = (),
     replacing: tuple[str, ...] = (),
 ) -> Submit:
@@ -743,10 +751,14 @@ def checkpoint(
         ex.run = replace(ex.run, crash_count=0)
         state = True
     create, request = (None, None) if ex.stored else ex.creation_rows()
-    run = ex.run
-    now = ex.env.clock.now() if now is None else now
-    ex.checked_at = ex.env.clock.elapsed()
-    chunks, handoff = ((), None) if ex.stream is None else ex.stream.unsaved(memos)
+    run, clock = ex.run, ex.env.clock
+    if now is None:
+        now = clock.now()
+    ex.checked_at = clock.elapsed()
+    chunks: tuple[ChunkBatch, ...] = ()
+    handoff = None
+    if ex.stream is not None:
+        chunks, handoff = ex.stream.unsaved(memos)
     if create is not None and ex.followed and handoff is None:
         # A reader that is to go on after the handoff waits for its position.
         create = replace(create, phase=Phase.SYNC)
@@ -869,7 +881,7 @@ def begin(ex: Execution, op: Op) -> Flow[tuple[int, int] | Cancelled]:
         The highest event sequence number and the time, epoch milliseconds; or the cancellation if
         user code cancels the step.
     """
-    attempt = StepAttempt(op.name, op.id)
+    attempt = StepAttempt(op)
     outcome = yield from call_step(ex, attempt)
     if isinstance(outcome, Cancelled):
         return outcome

@@ -6,32 +6,55 @@ from collections.abc import Callable, Collection
 from dataclasses import dataclass
 from typing import Any, Generic, TypeVar
 
-from durable_core.flow.attempt import Call
+from durable_core.flow.attempt import Call, StepAttempt
 from durable_core.flow.callbacks import wait_for_callback
 from durable_core.flow.child_runs import Invocation
-from durable_core.flow.effects import Flow
+from durable_core.flow.effects import Flow, Submit
 from durable_core.flow.execution import Execution, StoredExecution
 from durable_core.flow.handler import detach, execute, suspend
 from durable_core.flow.server_calls import FunctionCall, GatewayCall
 from durable_core.flow.signals import send_signal, wait_for_signal
 from durable_core.flow.steps import (
+    begin_step,
+    finish_step,
+    go_on_step,
     invoke,
     leave_children,
     run_step,
     send_events,
     sleep_until,
+    step_result,
     wait_for_event,
 )
 from durable_core.http.request import Request
 from durable_core.http.response import Response
 from durable_core.machine.matching import WaitRule
-from durable_core.model.decision import HandoffReason
+from durable_core.model.decision import Failure, HandoffReason
 from durable_core.model.event import Event, Signal, SignalWait
-from durable_core.model.step import Op
+from durable_core.model.step import Memo, Op
 
-__all__ = ["EMBEDDED_FLOWS", "EngineFlows"]
+__all__ = ["EMBEDDED_FLOWS", "EngineFlows", "PlainSteps"]
 
 ExecutionT = TypeVar("ExecutionT", bound=Execution)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class PlainSteps(Generic[ExecutionT]):
+    """How a runner does the plain steps of an engine without a flow; see ``flow/steps.py``.
+
+    What comes between is the runner's: it has the function called, and performs the effect.
+
+    Attributes:
+        begin: begins an attempt; None if the step is not plain, and takes ``run_step``.
+        finish: ends an attempt whose function has returned.
+        result: what the step returns to the handler.
+        go_on: goes on with a step that is plain no more, because an attempt has not succeeded.
+    """
+
+    begin: Callable[[ExecutionT, Op, Call], StepAttempt | None]
+    finish: Callable[[ExecutionT, StepAttempt, object], tuple[Memo, Submit] | Failure]
+    result: Callable[[ExecutionT, Call, Memo], object]
+    go_on: Callable[[ExecutionT, Call, StepAttempt], Flow[object]]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -59,6 +82,7 @@ class EngineFlows(Generic[ExecutionT]):
         execute: run the handler and process its outcome.
         suspend: release a run whose handler was unwound, or does not end.
         detach: hand the client off; the handler continues.
+        plain_steps: how ``step.run`` does without its flow; None if it always takes that.
     """
 
     engine_name: str
@@ -76,6 +100,7 @@ class EngineFlows(Generic[ExecutionT]):
     leave_children: Callable[[ExecutionT, Collection[str]], Flow[None]] | None = None
     invoke_function: Callable[[ExecutionT, Op, FunctionCall], Flow[object]] | None = None
     call_through_server: Callable[[ExecutionT, Op, GatewayCall], Flow[object]] | None = None
+    plain_steps: PlainSteps[ExecutionT] | None = None
 
 
 #: The engine that keeps the state of its runs in a store.
@@ -93,4 +118,7 @@ EMBEDDED_FLOWS: EngineFlows[StoredExecution] = EngineFlows(
     detach=detach,
     invoke=invoke,
     leave_children=leave_children,
+    plain_steps=PlainSteps(
+        begin=begin_step, finish=finish_step, result=step_result, go_on=go_on_step
+    ),
 )

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any, Protocol
 from durable_core.flow.attempt import StepAttempt
 
 if TYPE_CHECKING:
+    from durable_core.flow.attempt import Call
     from durable_core.flow.effects import Flow
     from durable_core.flow.execution import Execution
     from durable_core.flow.flows import EngineFlows
@@ -56,6 +57,10 @@ class RunScope(Protocol):
 
     def drive(self, flow: Flow[Any]) -> Any:
         """Return the flow's result (DEF), or a coroutine of it (ASYNC_DEF)."""
+        ...
+
+    def run_step(self, op: Op, call: Call) -> Any:
+        """As :meth:`drive` with the flow of ``step.run``; a plain step takes no flow."""
         ...
 
 

@@ -10,7 +10,7 @@ from typing import Any, TypeVar
 from durable_core.codec.json import JSONCodec
 from durable_core.codec.records import dump_event, load_event, load_step_error
 from durable_core.codec.tokens import event_id
-from durable_core.errors import LeaseLost, LimitExceededError, Suspended
+from durable_core.errors import LimitExceededError, Suspended
 from durable_core.flow.attempt import Call, StepAttempt
 from durable_core.flow.child_runs import Invocation, child_response
 from durable_core.flow.effects import (
@@ -30,14 +30,14 @@ from durable_core.flow.effects import (
 from durable_core.flow.error_responses import step_failure
 from durable_core.flow.execution import (
     EVENT_SEQ,
+    LIVE_PHASES,
     ExecutionState,
     StoredExecution,
     begin,
-    check_lease,
+    call_step,
     checkpoint,
     commit,
     settle,
-    suspend_for,
     utf8_size,
 )
 from durable_core.flow.facts import notify_attempt, observed_step
@@ -65,14 +65,18 @@ from durable_core.ports import Checkpoint, Write
 
 __all__ = [
     "AddressWait",
+    "begin_step",
     "commit_step",
     "dump_arguments",
+    "finish_step",
+    "go_on_step",
     "invoke",
     "leave_children",
     "own_event_id",
     "run_step",
     "send_events",
     "sleep_until",
+    "step_result",
     "wait_at_address",
     "wait_for_event",
 ]
@@ -86,88 +90,173 @@ _AFTER_MEMOS = 1_000_000_000
 _MAX_ARGUMENTS = 64 * 1024
 _JSON = JSONCodec()
 #: What every step compares with, see ``execution.py``.
-_RUNNING = ExecutionState.RUNNING
-_RUN, _WAIT = OpKind.RUN, OpKind.WAIT
+_RUNNING, _CLOSED = ExecutionState.RUNNING, ExecutionState.CLOSED
+_WAIT = OpKind.WAIT
 _event_seq_seen = EVENT_SEQ.get  # see ``scope.py``
 
 
 def run_step(ex: StoredExecution, op: Op, call: Call) -> Flow[object]:
-    """``step.run``: return the stored outcome, or call the function until it has one.
+    """``step.run``: return the stored outcome, or call the function until it has one."""
+    attempt = begin_step(ex, op, call)
+    if attempt is not None:
+        return (yield from go_on_step(ex, call, attempt))
+    memo = yield from _replayed(ex, op)
+    if memo is None:
+        memo = yield from _call_until_done(ex, op, call)
+    return step_result(ex, call, memo)
 
-    A step that succeeds at once passes this one generator, because each takes time.
+
+def begin_step(ex: StoredExecution, op: Op, call: Call) -> StepAttempt | None:
+    """Begin the first attempt of a plain step; None if only its flow, :func:`run_step`, can.
+
+    A step is plain if it has no options, nothing of it is stored, and it may begin now. Runners
+    call its function and hand the value to :func:`finish_step`, without a flow.
     """
+    if (
+        op.id in ex.memos
+        or op.id in ex.pending
+        or ex.state is not _RUNNING
+        or ex.unasked
+        or call.options is not None
+    ):
+        return None
+    ex.unawaited.pop(op.id, None)
+    ex.activity += 1
+    return _begin_attempt(ex, op, call)
+
+
+def finish_step(
+    ex: StoredExecution, attempt: StepAttempt, value: object
+) -> tuple[Memo, Submit] | Failure:
+    """End an attempt whose function has returned a value.
+
+    Returns:
+        The outcome, and the effect that makes it durable. Or why the value cannot be stored: then
+        the attempt has not ended yet.
+
+    Raises:
+        Suspended: nothing more of the execution counts.
+    """
+    try:
+        attempt.function_ended = True
+        text = _encode(ex, attempt, value)
+        if isinstance(text, Failure):
+            return text
+        now = ex.env.clock.now()
+        memo = Memo(  # by position, see ``record``: op, completion_no, ok, value, event_seq, ...
+            attempt.op,
+            ex.next_completion_no(),
+            True,
+            text,
+            attempt.event_seq,
+            attempt.number,
+            now,
+            attempt.started_at,
+            attempt.arguments,
+        )
+        if ex.state is _CLOSED or ex.run.phase not in LIVE_PHASES:  # as check_open() does
+            raise Suspended
+        effect = _save_memo(ex, memo, now)
+    except BaseException:
+        _end_attempt(ex, attempt)
+        raise
+    attempt.settled = True
+    _end_attempt(ex, attempt)
+    return memo, effect
+
+
+def step_result(ex: StoredExecution, call: Call, memo: Memo) -> object:
+    """Return or raise the outcome of a step that calls a function, as replay would."""
+    if not memo.ok:
+        _return_outcome(ex, memo)
+    if memo.event_seq > _event_seq_seen():
+        EVENT_SEQ.set(memo.event_seq)
+    value = ex.env.codec.decode(memo.value)
+    return value if call.result is None else load_result(call, memo.op, value)
+
+
+def go_on_step(ex: StoredExecution, call: Call, attempt: StepAttempt) -> Flow[object]:
+    """Go on with a step that :func:`begin_step` has begun; the flow first asks for the call.
+
+    The answer to that may be the failure that :func:`finish_step` has returned.
+    """
+    memo = yield from _finish_attempt(ex, call, attempt, None)
+    if memo is None:
+        memo = yield from _call_until_done(ex, attempt.op, call)
+    return step_result(ex, call, memo)
+
+
+def _call_until_done(ex: StoredExecution, op: Op, call: Call) -> Flow[Memo]:
+    """Call the function of a step, when it is due, until it has an outcome."""
     memo: Memo | None = None
-    if op.id in ex.memos or op.id in ex.pending or ex.state is not _RUNNING:
-        memo = yield from _replayed(ex, op)
-    else:
-        ex.unawaited.pop(op.id, None)
-        ex.activity += 1
-        if ex.unasked:
-            yield from check_order(ex, op)
     while memo is None:
         before = ex.pending.get(op.id)
         if before is not None:
             if not before.error:
-                memo = yield from _interrupt(ex, before)
-                break
+                return (yield from _interrupt(ex, before))
             yield from _until_due(ex, before)
-        arguments = dump_arguments(call) if ex.options.record_arguments else None
-        attempt = StepAttempt(op.name, op.id, ex.next_attempt(), ex, call)
-        ex.in_flight += 1
-        try:
-            outcome: Outcome | None = None
-            if before is not None:
-                attempt.number = before.failures + 1
-            if call.options is not None and call.options.at_most_once:
-                outcome = yield from _save_begun(ex, op, before)
-                before = before or ex.pending.get(op.id)
-            while outcome is None:  # as in ``call_step``, which would be one generator more
-                try:
-                    outcome = yield attempt
-                except MemoryError:
-                    raise
-                except (Exception, LeaseLost) as error:
-                    suspend_for(ex, error)
-                if outcome is None:
-                    yield from check_lease(ex, attempt)
-            attempt.function_ended = True
-            now = ex.env.clock.now()
-            if attempt.started_at is None:  # it was cancelled before
-                attempt.event_seq, attempt.started_at = _event_seq_seen(), now
-            if before is not None:
-                # An event that answers the first attempt must not be lost.
-                attempt.event_seq = before.event_seq
-            if isinstance(outcome, Returned):
-                result = _encode(ex, op, call, outcome.value)
-            else:
-                result = _why_failed(ex, call, outcome, now)
-            if isinstance(result, str):
-                # By position, see ``record``: op, completion_no, ok, value, event_seq, ...
-                memo = Memo(
-                    op,
-                    ex.next_completion_no(),
-                    True,
-                    result,
-                    attempt.event_seq,
-                    attempt.number,
-                    now,
-                    attempt.started_at,
-                    arguments,
-                )
-                ex.check_open()
-                ex.add_ticket((yield _save_memo(ex, memo, now)))
-                attempt.settled = True
-            else:
-                memo = yield from _fail(ex, op, attempt, outcome, result, now, arguments)
-        finally:
-            attempt.function_ended = True
-            ex.calls.pop(op.id, None)
-            if ex.stream is not None and not attempt.settled:
-                ex.stream.roll_back(attempt)
-            ex.in_flight -= 1
-            ex.activity += 1
-    value = _return_outcome(ex, memo)
-    return value if call.result is None else load_result(call, op, value)
+        attempt = _begin_attempt(ex, op, call)
+        if before is not None:
+            attempt.number = before.failures + 1
+        memo = yield from _finish_attempt(ex, call, attempt, before)
+    return memo
+
+
+def _begin_attempt(ex: StoredExecution, op: Op, call: Call) -> StepAttempt:
+    attempt = StepAttempt(op, ex.next_attempt(), ex, call)
+    if ex.options.record_arguments:
+        attempt.arguments = dump_arguments(call)
+    ex.in_flight += 1
+    return attempt
+
+
+def _finish_attempt(
+    ex: StoredExecution, call: Call, attempt: StepAttempt, before: Pending | None
+) -> Flow[Memo | None]:
+    """Have the function called, and store how it ended. Return None if the step will be retried.
+
+    Args:
+        ex: the execution.
+        call: of the step; that of the attempt may be another one meanwhile.
+        attempt: the attempt, which has begun.
+        before: what is stored of the attempts before it.
+    """
+    op = attempt.op
+    try:
+        outcome: Outcome | Failure | None = None
+        if call.options is not None and call.options.at_most_once:
+            outcome = yield from _save_begun(ex, op, before)
+            before = before or ex.pending.get(op.id)
+        if outcome is None:
+            outcome = yield from call_step(ex, attempt)
+        if attempt.started_at is None:  # it was cancelled before
+            attempt.event_seq, attempt.started_at = _event_seq_seen(), ex.env.clock.now()
+        if before is not None:
+            # An event that answers the first attempt must not be lost.
+            attempt.event_seq = before.event_seq
+    except BaseException:
+        _end_attempt(ex, attempt)
+        raise
+    if isinstance(outcome, Returned):
+        ended = finish_step(ex, attempt, outcome.value)
+        if not isinstance(ended, Failure):
+            memo, effect = ended
+            ex.add_ticket((yield effect))
+            return memo
+        outcome = ended
+    try:
+        return (yield from _fail(ex, attempt, outcome))
+    finally:
+        _end_attempt(ex, attempt)
+
+
+def _end_attempt(ex: StoredExecution, attempt: StepAttempt) -> None:
+    attempt.function_ended = True
+    ex.calls.pop(attempt.op.id, None)
+    if ex.stream is not None and not attempt.settled:
+        ex.stream.roll_back(attempt)
+    ex.in_flight -= 1
+    ex.activity += 1
 
 
 def sleep_until(ex: StoredExecution, op: Op, due_at: Callable[[int], int]) -> Flow[None]:
@@ -468,8 +557,8 @@ def _may_not_begin(ex: StoredExecution, op: Op) -> bool:
     return ex.state is ExecutionState.REPLAYING or ex.holds(op.id)
 
 
-def _return_outcome(ex: StoredExecution, memo: Memo) -> object:
-    """Return or raise the outcome in the handler, as replay would."""
+def _return_outcome(ex: StoredExecution, memo: Memo) -> None:
+    """Note what the handler now knows of an outcome, or raise it, as replay would."""
     if memo.event_seq > _event_seq_seen():
         EVENT_SEQ.set(memo.event_seq)
     if memo.op.kind is _WAIT and memo.value != "null":
@@ -478,7 +567,6 @@ def _return_outcome(ex: StoredExecution, memo: Memo) -> object:
         ex.failures += 1
         ex.note_failure(memo.op.name)
         raise load_step_error(memo.op.name, memo.value)
-    return ex.env.codec.decode(memo.value) if memo.op.kind is _RUN else None
 
 
 def _save_begun(ex: StoredExecution, op: Op, before: Pending | None) -> Flow[Cancelled | None]:
@@ -501,31 +589,29 @@ def _save_begun(ex: StoredExecution, op: Op, before: Pending | None) -> Flow[Can
 
 
 def _fail(
-    ex: StoredExecution,
-    op: Op,
-    attempt: StepAttempt,
-    outcome: Outcome,
-    failure: Failure,
-    now: int,
-    arguments: str | None,
+    ex: StoredExecution, attempt: StepAttempt, outcome: Raised | Cancelled | Failure
 ) -> Flow[Memo | None]:
     """Store a failed attempt. Return the memo, or None if the step will be retried."""
+    attempt.function_ended = True
+    now = ex.env.clock.now()
+    assert attempt.started_at is not None
     options = None if attempt.call is None else attempt.call.options
+    failure = _why_failed(ex, options, outcome, now)
     if ex.stream is not None:
         ex.stream.roll_back(attempt)
     failed = OpFailed(
-        op=op,
+        op=attempt.op,
         failure=failure,
         completion_no=ex.next_completion_no(),
         event_seq=attempt.event_seq,
         failures=attempt.number - 1,
         u=ex.env.ids.uniform(),
-        started_at=now if attempt.started_at is None else attempt.started_at,
+        started_at=attempt.started_at,
         retries=None if options is None else options.most_retries,
-        arguments=arguments,
+        arguments=attempt.arguments,
     )
     transition = _decide(ex, failed, now, options)
-    yield from _report_failure(ex, op, options, outcome, transition)
+    yield from _report_failure(ex, attempt.op, options, outcome, transition)
     memo = yield from _apply(ex, transition, now)
     attempt.settled = True
     if isinstance(outcome, Cancelled):
@@ -567,7 +653,7 @@ def _report_failure(
     ex: StoredExecution,
     op: Op,
     options: StepOptions | None,
-    outcome: Outcome,
+    outcome: Outcome | Failure,
     transition: Transition,
 ) -> Flow[None]:
     """Notify observers of a failed attempt; what the function raised is logged, too."""
@@ -594,10 +680,17 @@ def _failed_attempt(transition: Transition) -> FailedAttempt:
     return command.failed
 
 
-def _why_failed(ex: StoredExecution, call: Call, outcome: Raised | Cancelled, now: int) -> Failure:
+def _why_failed(
+    ex: StoredExecution,
+    options: StepOptions | None,
+    outcome: Raised | Cancelled | Failure,
+    now: int,
+) -> Failure:
     """Return why a step's function has no result."""
+    if isinstance(outcome, Failure):
+        return outcome
     if isinstance(outcome, Raised):
-        return step_failure(ex.options, outcome, now, call.options)
+        return step_failure(ex.options, outcome, now, options)
     text = "user code cancelled the step before its function ended"
     return Failure(name="StepCancelled", message=text, retriable=False, cancelled=True)
 
@@ -635,8 +728,10 @@ def _success(
     )
 
 
-def _encode(ex: StoredExecution, op: Op, call: Call, value: object) -> str | Failure:
+def _encode(ex: StoredExecution, attempt: StepAttempt, value: object) -> str | Failure:
     """Return the text to store, or the failure of a result that cannot be stored."""
+    call, op = attempt.call, attempt.op
+    assert call is not None
     try:
         if call.result is None:
             text = ex.env.codec.encode(value)
@@ -735,16 +830,12 @@ def _save_memo(
     failed: FailedAttempt | None = None,
 ) -> Submit:
     """Note that an op has finished; return the effect that makes it durable."""
-    ex.memos[memo.op.id] = memo
-    had_no_row = ex.pending.pop(memo.op.id, None) is None
-    return checkpoint(
-        ex,
-        now=now,
-        memos=(memo,),
-        events=sends,
-        no_pending_row=had_no_row,
-        failed_attempts=() if failed is None else (failed,),
-    )
+    op_id = memo.op.id
+    ex.memos[op_id] = memo
+    had_no_row = ex.pending.pop(op_id, None) is None
+    if failed is not None:
+        return checkpoint(ex, now, (memo,), had_no_row, failed_attempts=(failed,))
+    return checkpoint(ex, now, (memo,), had_no_row, sends)
 
 
 def _wait(ex: StoredExecution, op: Op, rule: WaitRule, timeout: int) -> Pending:

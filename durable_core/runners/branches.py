@@ -19,6 +19,7 @@ from durable_core.flow.effects import AwaitDelivery, Cancelled, Effect, Flow
 from durable_core.flow.execution import Execution
 from durable_core.flow.flows import EngineFlows
 from durable_core.flow.scope import CURRENT_RUN, HandlerKind, RunScope
+from durable_core.model.step import Op
 from durable_core.runners.time_limit import LimitedCall
 
 __all__ = ["race_in_tasks", "race_in_threads", "run_branch", "run_in_tasks", "run_in_threads"]
@@ -62,6 +63,10 @@ class _Branch:
     def drive(self, flow: Flow[Any]) -> Any:
         """Run the flow of a step in the thread of the branch."""
         return self._run.drive(flow)
+
+    def run_step(self, op: Op, call: Call) -> Any:
+        """Do the same with a step that calls a function."""
+        return self._run.run_step(op, call)
 
 
 class _Race:
@@ -140,6 +145,10 @@ class _RacingBranch(_Branch):
             with race.lock:
                 race.in_steps -= 1
                 race.changed.notify_all()
+
+    def run_step(self, op: Op, call: Call) -> Any:
+        """Do the same with a step that calls a function, in its flow."""
+        return self.drive(self.flows.run_step(self.ex, op, call))
 
     def _watched(self, flow: Flow[T]) -> Flow[T]:
         """Pass on what the flow asks for; call functions so that they can be abandoned."""

@@ -40,7 +40,7 @@ from durable_core.model.fact import (
     StepStarted,
 )
 from durable_core.model.run import Phase
-from durable_core.model.step import Memo, Op, OpKind, Pending
+from durable_core.model.step import Memo, OpKind, Pending
 from durable_core.ports import Checkpoint, CheckpointResult
 from durable_core.runners.observers import Entered, Observers
 from durable_core.runners.task import TaskRun
@@ -83,9 +83,8 @@ class _Notifier:
 
     def enter_attempt(self, attempt: StepAttempt, options: StepOptions | None) -> Entered:
         """Notify of an attempt of a step that begins, and enter its contexts."""
-        op = Op(id=attempt.op_id, name=attempt.name, kind=OpKind.RUN)
-        step = observed_step(op, None if options is None else options.name)
-        self._steps[op.id] = step
+        step = observed_step(attempt.op, None if options is None else options.name)
+        self._steps[attempt.op.id] = step
         fact = self._started(self._run(), step, attempt.number)
         return self._observers.enter_attempt(fact)
 

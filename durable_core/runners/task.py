@@ -63,6 +63,7 @@ from durable_core.machine.advance import is_crash
 from durable_core.model.decision import HandoffReason
 from durable_core.model.event import StoredEvent
 from durable_core.model.run import Phase
+from durable_core.model.step import Op
 from durable_core.platform import call_soon, run_logger
 from durable_core.ports import CheckpointResult
 from durable_core.runners.host import RunHost
@@ -170,16 +171,43 @@ class TaskRun:
         """Return what stands for the current task."""
         return self._tasks.running or asyncio.current_task()
 
-    async def drive(self, flow: Flow[Any]) -> Any:
+    def drive(self, flow: Flow[Any]) -> Coroutine[Any, Any, Any]:
         """Run a flow of a step in the task that awaits it."""
+        return self._run_step(flow)
+
+    def run_step(self, op: Op, call: Call) -> Coroutine[Any, Any, Any]:
+        """Do a step that calls a function, in the task that awaits it."""
+        return self._run_step(None, op, call)
+
+    async def _run_step(self, flow: Flow[Any] | None, op: Any = None, call: Any = None) -> Any:
+        """Run the flow of a step; without one, do a step that calls a function."""
         self._steps += 1
         try:
             if self._interrupted is not None:
                 raise self._interrupted
-            # As ``drive_async`` does, which would be one coroutine more in each step.
-            performers = self.performers
             value: Any = None
             fault: BaseException | None = None
+            if flow is None:
+                ex, flows = self.ex, self.flows
+                plain = flows.plain_steps
+                attempt = None if plain is None else plain.begin(ex, op, call)
+                if plain is None or attempt is None:
+                    flow = flows.run_step(ex, op, call)
+                else:
+                    try:
+                        value = await self._call_step(attempt)
+                    except BaseException as error:
+                        fault = error
+                    if type(value) is Returned:
+                        value = plain.finish(ex, attempt, value.value)
+                        if type(value) is tuple:
+                            memo, effect = value
+                            ex.add_ticket(self._submit(effect))
+                            return plain.result(ex, call, memo)
+                    flow = plain.go_on(ex, call, attempt)
+                    flow.send(None)  # it asks for the call, and gets what has come of that
+            # As ``drive_async`` does, which would be one coroutine more in each step.
+            performers = self.performers
             while True:
                 try:
                     effect = flow.send(value) if fault is None else flow.throw(fault)
@@ -636,7 +664,7 @@ class TaskRun:
 
 
 #: Of the coroutine of a step, which it is known by.
-STEP_CODE = TaskRun.drive.__code__
+STEP_CODE = TaskRun._run_step.__code__
 
 
 @coroutine

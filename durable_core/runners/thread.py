@@ -51,9 +51,10 @@ from durable_core.flow.scope import HandlerKind, current_run, enter_run, leave_r
 from durable_core.http.request import Request
 from durable_core.http.response import Response
 from durable_core.machine.advance import is_crash
-from durable_core.model.decision import HandoffReason
+from durable_core.model.decision import Failure, HandoffReason
 from durable_core.model.event import StoredEvent
 from durable_core.model.run import Phase
+from durable_core.model.step import Op
 from durable_core.platform import run_logger
 from durable_core.ports import CheckpointResult
 from durable_core.runners.host import RunHost
@@ -148,10 +149,17 @@ class ThreadRun:
 
     def drive(self, flow: Flow[Any]) -> Any:
         """Run the flow of a step in the thread that calls it."""
+        return self._drive(lambda: drive_sync(flow, self.perform, self._lock))
+
+    def run_step(self, op: Op, call: Call) -> Any:
+        """Do a step that calls a function, in the thread that calls it."""
+        return self._drive(lambda: self._do_step(op, call))
+
+    def _drive(self, do_step: Callable[[], Any]) -> Any:
         try:
             if self._unwound_at is not None:
                 self._refuse_if_unwound()
-            return drive_sync(flow, self.perform, self._lock)
+            return do_step()
         except Suspended:
             self._refused_steps += 1
             if self._refused_steps > MAX_REFUSED_STEPS:
@@ -165,6 +173,35 @@ class ThreadRun:
             if self._idle is not None:
                 with self._idle:
                     self._idle.notify_all()
+
+    def _do_step(self, op: Op, call: Call) -> Any:
+        """Do a step without its flow as long as it is plain; see ``PlainSteps``."""
+        ex, flows, lock = self.ex, self.flows, self._lock
+        plain = flows.plain_steps
+        if plain is None:
+            return drive_sync(flows.run_step(ex, op, call), self.perform, lock)
+        with lock:
+            attempt = plain.begin(ex, op, call)
+        if attempt is None:
+            return drive_sync(flows.run_step(ex, op, call), self.perform, lock)
+        outcome: Outcome | Failure | None = None
+        fault: BaseException | None = None
+        try:
+            outcome = self._call_step(attempt)
+        except BaseException as error:
+            fault = error
+        if type(outcome) is Returned:
+            with lock:
+                ended = plain.finish(ex, attempt, outcome.value)
+                if not isinstance(ended, Failure):
+                    ex.add_ticket(self._submit(ended[1]))
+            if not isinstance(ended, Failure):
+                return plain.result(ex, call, ended[0])
+            outcome = ended
+        flow = plain.go_on(ex, call, attempt)
+        with lock:
+            flow.send(None)
+        return drive_sync(flow, self.perform, lock, outcome, fault)
 
     def _slow_down(self) -> None:
         """Slow down a handler that asks for steps again and again; fail its run in the end."""

@@ -103,14 +103,14 @@ class Publisher:
         self._pushed_outside = index + 1
 
     def _push_from_step(self, inside: StepAttempt, text: str, size: int) -> None:
-        attempt = self._attempts.get(inside.op_id)
+        attempt = self._attempts.get(inside.op.id)
         if attempt is None and len(self._attempts) >= _MOST_OPEN:
             raise LimitExceededError(
                 f"step {inside.name!r} may not stream while {_MOST_OPEN} other steps of its run "
                 "do; let fewer of them stream at a time"
             )
         if attempt is None or attempt.attempt != inside.attempt:
-            attempt = self._attempts[inside.op_id] = LiveAttempt(inside.op_id, inside.attempt)
+            attempt = self._attempts[inside.op.id] = LiveAttempt(inside.op.id, inside.attempt)
         most = self._limits.stream_step
         if attempt.size + size > most:
             raise LimitExceededError(
@@ -137,14 +137,14 @@ class Publisher:
         """Tell readers that the attempt has come to nothing, unless it is being saved."""
         with self.log.lock:
             inside.settled = True
-            attempt = self._attempts.get(inside.op_id)
+            attempt = self._attempts.get(inside.op.id)
             if attempt is not None and attempt.attempt == inside.attempt:
                 if attempt.number is not None:
                     return
-                del self._attempts[inside.op_id]
+                del self._attempts[inside.op.id]
                 self._size -= attempt.size
             if self.log.source is self:
-                self.log.append(RolledBack(op_id=inside.op_id, attempt=inside.attempt))
+                self.log.append(RolledBack(op_id=inside.op.id, attempt=inside.attempt))
         self.log.wake()
 
     def unsaved(self, memos: Sequence[Memo]) -> tuple[tuple[ChunkBatch, ...], str | None]:

@@ -24,7 +24,7 @@ from durable_core.flow.flows import EngineFlows
 from durable_core.flow.scope import HandlerKind, RunScope
 from durable_core.http.request import Request
 from durable_core.machine.step_ids import hash_step_id
-from durable_core.model.step import Memo
+from durable_core.model.step import Memo, Op
 from durable_core.ports import Checkpoint, ReapWorkers, Store
 from durable_core.runners.settings import RegisteredEndpoint, Settings
 from durable_core.testing.faults import CrashPoint, FaultPlan, ReplayChecker
@@ -77,6 +77,10 @@ class InstrumentedScope:
     def drive(self, flow: Flow[Any]) -> Any:
         """Run the flow of a step, and watch its effects."""
         return self._run.drive(self._instrument(flow))
+
+    def run_step(self, op: Op, call: Call) -> Any:
+        """Do the same with a step that calls a function, in its flow."""
+        return self.drive(self.flows.run_step(self.ex, op, call))
 
     def _instrument(self, flow: Flow[T]) -> Flow[T]:
         finished: list[Memo] = []

@@ -22,13 +22,13 @@ FIGURES = ("all_calls", "library_calls", "files", "frames")
 #: (kind of handler, steps) -> limits, in the order of FIGURES.
 LIMITS: dict[tuple[str, int], Figures] = {
     ("def", 0): (110, 60, 12, 9),
-    ("def", 1): (286, 150, 20, 9),
-    ("def", 3): (524, 267, 20, 9),
-    ("def", 10): (1346, 678, 20, 9),
+    ("def", 1): (281, 149, 20, 9),
+    ("def", 3): (509, 265, 20, 9),
+    ("def", 10): (1295, 668, 20, 9),
     ("async def", 0): (177, 73, 14, 4),
-    ("async def", 1): (363, 162, 22, 4),
-    ("async def", 3): (593, 278, 22, 4),
-    ("async def", 10): (1386, 681, 22, 4),
+    ("async def", 1): (357, 162, 22, 4),
+    ("async def", 3): (573, 276, 22, 4),
+    ("async def", 10): (1315, 673, 22, 4),
 }
 
 #: Other threads and slow commits only ever add calls, so one run within the limits is enough.

@@ -277,7 +277,7 @@ def perform(
     """
     if not (yield from _may_run(ex, op)):
         yield from park_for_ever(ex, op)
-    attempt = StepAttempt(op.name, op.id, ex.next_attempt(), ex, call if is_users else None)
+    attempt = StepAttempt(op, ex.next_attempt(), ex, call if is_users else None)
     if ex.reentry is not None:
         attempt.number = ex.counted(op.name) + ex.reentry.generation
     ex.in_flight += 1

@@ -142,7 +142,7 @@ class StreamEmitter:
     def push(self, inside: StepAttempt | None, text: str) -> None:
         """Send a chunk, given as JSON."""
         if inside is None or not inside.function_ended:
-            data = chunk_data(text, inside.op_id if inside is not None else None)
+            data = chunk_data(text, inside.op.id if inside is not None else None)
             self._tell_all(encode_event("inngest.stream", data))
 
     def commit(self, op_id: str) -> None:
@@ -151,7 +151,7 @@ class StreamEmitter:
 
     def roll_back(self, inside: StepAttempt) -> None:
         """Tell readers that the chunks of an attempt do not count."""
-        self._tell_all(_encoded(Rollback(step_id=inside.op_id)))
+        self._tell_all(_encoded(Rollback(step_id=inside.op.id)))
 
     def redirect(self, url: str) -> None:
         """Tell the reader where the stream goes on after a handoff."""

@@ -6,7 +6,7 @@ from dataclasses import fields
 
 from durable_core.flow import callbacks, signals, steps
 from durable_core.flow import handler as serve
-from durable_core.flow.flows import EMBEDDED_FLOWS, EngineFlows
+from durable_core.flow.flows import EMBEDDED_FLOWS, EngineFlows, PlainSteps
 
 
 def test_the_stored_flows_are_those_of_this_room() -> None:
@@ -14,7 +14,16 @@ def test_the_stored_flows_are_those_of_this_room() -> None:
     named = {**vars(serve), **vars(callbacks), **vars(signals), **vars(steps)}
     own = {"engine_name": "the embedded engine"}
     of_servers = {"invoke_function": None, "call_through_server": None}
-    names = {field.name for field in fields(EngineFlows)} - own.keys() - of_servers.keys()
-    expected = {name: named[name] for name in names} | own | of_servers
+    plain = {
+        "plain_steps": PlainSteps(
+            begin=steps.begin_step,
+            finish=steps.finish_step,
+            result=steps.step_result,
+            go_on=steps.go_on_step,
+        )
+    }
+    others = own | of_servers | plain
+    names = {field.name for field in fields(EngineFlows)} - others.keys()
+    expected = {name: named[name] for name in names} | others
 
     assert expected == {name: getattr(EMBEDDED_FLOWS, name) for name in expected}

@@ -3,15 +3,18 @@
 from __future__ import annotations
 
 from durable_core.flow.attempt import StepAttempt
+from durable_core.machine.step_ids import op_named
+from durable_core.model.step import OpKind
 
 
 def test_an_attempt_begins_open() -> None:
     """It is neither over nor settled, and stands for the step that was named."""
-    inside = StepAttempt("a", "id", (2, 1))
+    op = op_named("a", OpKind.RUN)
+    inside = StepAttempt(op, (2, 1))
 
-    assert ("a", "id", (2, 1), None) == (
+    assert ("a", op.id, (2, 1), None) == (
         inside.name,
-        inside.op_id,
+        inside.op.id,
         inside.attempt,
         inside.owner,
     )

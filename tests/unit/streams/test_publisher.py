@@ -15,7 +15,7 @@ from durable_core.flow.attempt import StepAttempt
 from durable_core.flow.env import Limits
 from durable_core.flow.execution import ExecutionEvent, StoredExecution
 from durable_core.flow.stream_reader import LogPosition
-from durable_core.machine.step_ids import hash_step_id
+from durable_core.machine.step_ids import hash_step_id, op_named
 from durable_core.model.step import Memo, Op, OpKind
 from durable_core.model.stream import ChunkBatch, Committed, Pushed, RolledBack, Streamed
 from durable_core.streams.log import RunLog
@@ -35,7 +35,7 @@ def publisher_of(ex: StoredExecution) -> Publisher:
 
 
 def inside(number: int = 1) -> StepAttempt:
-    return StepAttempt("a", A, (1, number))
+    return StepAttempt(op_named("a", OpKind.RUN), (1, number))
 
 
 def done(number: int, *, ok: bool = True) -> Memo:
@@ -272,9 +272,7 @@ def test_only_so_many_steps_stream_at_a_time() -> None:
     make room.
     """
     publisher = publisher_of(execution())
-    attempts = [
-        StepAttempt(str(number), hash_step_id(str(number)), (1, number)) for number in range(65)
-    ]
+    attempts = [StepAttempt(op_named(str(number), OpKind.RUN), (1, number)) for number in range(65)]
     for attempt in attempts[:64]:
         publisher.push(attempt, "1")
         publisher.push(attempt, "2")

@@ -11,7 +11,8 @@ from pathlib import Path
 import pytest
 
 from durable_core.flow.attempt import StepAttempt
-from durable_core.machine.step_ids import hash_step_id
+from durable_core.machine.step_ids import hash_step_id, op_named
+from durable_core.model.step import OpKind
 from durable_core.model.stream import LiveStream, Pushed
 from durable_core.ports import ChannelWrite
 from durable_core.stores.sqlite.live_file import LiveFile
@@ -22,7 +23,7 @@ from support.executions import execution
 from support.harness import until
 
 A = hash_step_id("a")
-INSIDE = StepAttempt("a", A, (1, 1))
+INSIDE = StepAttempt(op_named("a", OpKind.RUN), (1, 1))
 
 
 class Still(StreamRelay):

@@ -12,7 +12,7 @@ import pytest
 from durable_conformance.store_values import memo, memo_write
 from durable_core.flow.attempt import StepAttempt
 from durable_core.flow.execution import StoredExecution
-from durable_core.machine.step_ids import hash_step_id
+from durable_core.machine.step_ids import hash_step_id, op_named
 from durable_core.model.step import Op, OpKind
 from durable_core.model.stream import Committed, Pushed, RolledBack, Streamed
 from durable_core.stores.sqlite.live_file import LiveFile
@@ -22,7 +22,7 @@ from durable_core.streams.relay import RemoteWriter
 from support.executions import execution
 
 A = hash_step_id("a")
-INSIDE = StepAttempt("a", A, (1, 1))
+INSIDE = StepAttempt(op_named("a", OpKind.RUN), (1, 1))
 
 
 class Told:
