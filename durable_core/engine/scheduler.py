@@ -287,7 +287,7 @@ class Scheduler:
         )
         begun = self._host.env.clock.elapsed()
         self._host.queue.execute(Register(worker=worker))
-        self._host.owner = owner
+        self._host.owner = self._host.env.lease.owner = owner
         self._extend_certainty(begun)
 
     def _expiry(self) -> int:
@@ -319,11 +319,8 @@ class Scheduler:
         self.register()
         for live in self._host.live.all():
             ex = live.ex
-            if isinstance(ex, StoredExecution) and ex.owner == reaped:
-                if ex.stored:
-                    live.lease_lost()
-                else:  # without a record there is nothing that another process could have taken
-                    ex.owner = self._host.owner
+            if isinstance(ex, StoredExecution) and ex.owner == reaped and ex.stored:
+                live.lease_lost()
         # Frees runs that began under the old name after it was reaped.
         freed = self._host.queue.execute(Unregister(id=reaped, now=self._host.env.clock.now()))
         self._close_freed(freed)

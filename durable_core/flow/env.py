@@ -80,10 +80,12 @@ class ProcessLease:
     """What this process knows of the lease under which it holds runs.
 
     Attributes:
+        owner: the name under which it holds what begins now.
         certain_until: until then, by ``Clock.elapsed``, no other process can have taken its runs.
         lost: the names under which it held runs when others took them.
     """
 
+    owner: str = ""
     certain_until: float = math.inf
     lost: set[str] = field(default_factory=set)
 

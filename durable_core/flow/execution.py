@@ -708,9 +708,17 @@ class StoredExecution(Execution):
         return checkpoint(self)
 
     def creation_rows(self) -> tuple[Run | None, StoredRequest | None]:
-        """Return the run and request to insert with the next write, once."""
+        """Return the run and request to insert with the next write, once.
+
+        Without a record there was nothing that another process could have taken. So a run whose
+        process has lost its name meanwhile begins under the new one. Only here does an execution
+        get another name: it goes on under the one that its record has.
+        """
         if self.stored:
             return None, None
+        lease = self.env.lease
+        if self.owner in lease.lost:
+            self.owner = lease.owner
         self.stored = True
         if self.run.traceparent is None and self.request.headers.has_any(_TRACE_FIELDS):
             self.run = replace(self.run, traceparent=traceparent_of(self.request.headers))

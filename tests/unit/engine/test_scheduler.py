@@ -16,6 +16,7 @@ from durable_core.api.step import step, sync_step
 from durable_core.engine.scheduler import Scheduler
 from durable_core.engine.worker import Worker
 from durable_core.errors import LeaseLost, StoreError, StoreOutcomeUnknownError
+from durable_core.flow.execution import StoredExecution
 from durable_core.http.request import Request
 from durable_core.model.run import Phase
 from durable_core.ports import (
@@ -204,31 +205,66 @@ def test_a_step_looks_at_a_lease_that_may_have_expired() -> None:
         assert {"first": 1} == ledger.counts()
 
 
+@pytest.mark.parametrize("names", [("first", "second"), ("first", "second", "third")])
 @pytest.mark.parametrize("by", ["this process", "another process"])
-def test_a_run_that_begins_under_a_lost_name(by: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    """It began as the process learned that it had lost the name; nobody holds it, once stored."""
+def test_a_run_that_begins_under_a_lost_name(
+    by: str, names: tuple[str, ...], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It began as the process learned that it had lost the name; nobody holds it, once stored.
+
+    Its steps go on until it is claimed, and not for a moment longer.
+    """
     clock, ledger = FakeClock(), Ledger()
     with lab(clock=clock) as process:
 
         def handler(request: Request) -> object:
             node = process.engine.worker
             assert node is not None
-            scheduler = node.scheduler
+            scheduler, submit = node.scheduler, node.queue.submit
             scheduler.stop()
-            process.store.commit([ReapWorkers(ids=(node.owner,), now=clock.now())], wait=1.0)
-            with monkeypatch.context() as patch:
-                patch.setattr(type(node.live), "all", lambda live: [])  # it is not live yet
+
+            def submit_late(write: Any, after: Any = ()) -> Any:
+                """Queue the first write after all that is done about the name: it has the old one.
+
+                When the live runs were looked at, this one had no record.
+                """
+                monkeypatch.undo()
+                [live] = node.live.all()
+                assert isinstance(live.ex, StoredExecution)
+                process.store.commit([ReapWorkers(ids=(node.owner,), now=clock.now())], wait=1.0)
+                live.ex.stored = False
                 scheduler._renew_leases()
-            sync_step.run("first", ledger.did, "first", 1)
-            sync_step.run("second", ledger.did, "second", 1)
+                live.ex.stored = True
+                return submit(write, after)
+
+            monkeypatch.setattr(node.queue, "submit", submit_late)
+            for name in names[:-1]:
+                sync_step.run(name, ledger.did, name, 1)
             if by == "this process":
                 scheduler._reap_unowned()
             else:
                 node.queue.execute(ReapWorkers(ids=(), now=clock.now(), orphans=True))
-            return sync_step.run("third", ledger.did, "third", "end")
+            return sync_step.run(names[-1], ledger.did, names[-1], "end")
 
         process.endpoint(handler).handle(request())
-        assert {"first": 1, "second": 1} == ledger.counts()
+        assert dict.fromkeys(names[:-1], 1) == ledger.counts()
+
+
+def test_a_run_that_begins_after_its_name_was_lost(clock: FakeClock) -> None:
+    """It begins under the new name, and nobody has to take it."""
+    with lab(clock=clock) as process:
+
+        def handler(request: Request) -> object:
+            node = process.engine.worker
+            assert node is not None
+            process.store.commit([ReapWorkers(ids=(node.owner,), now=clock.now())], wait=1.0)
+            node.scheduler._renew_leases()
+            sync_step.run("first", lambda: 1)
+            return sync_step.run("second", lambda: process.records.list()[0].owner == node.owner)
+
+        assert b"true" == process.endpoint(handler).handle(request()).body
+        [record] = process.records.list()
+        assert (Phase.COMPLETED, 1) == (record.run.phase, record.run.epoch)
 
 
 def test_process_that_was_buried_claims_nothing_under_its_old_name(clock: FakeClock) -> None:
