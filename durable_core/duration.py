@@ -1,14 +1,16 @@
-"""Durations, deadlines and times: as users write and see them, and in milliseconds."""
+"""Numbers, durations, deadlines and times: as users write and see them, and in milliseconds."""
 
 from __future__ import annotations
 
 import re
 from datetime import UTC, datetime, timedelta
-from typing import TypeAlias
+from typing import TypeAlias, TypeGuard
 
 __all__ = [
     "MAX_DURATION_MS",
     "Duration",
+    "is_int",
+    "is_number",
     "parse_deadline",
     "parse_duration",
     "time_of",
@@ -44,6 +46,19 @@ _UNITS = (
 _TEXT = re.compile(
     "".join(rf"(?:([0-9]+(?:\.[0-9]+)?)\s*(?:{names})(?![a-z])\s*)?" for names, _ in _UNITS)
 )
+
+
+def is_int(value: object) -> TypeGuard[int]:
+    """Tell whether a value is a whole number: an ``int``, such as an ``IntEnum``, but no ``bool``.
+
+    That is the rule for all options that are whole numbers.
+    """
+    return isinstance(value, int) and not isinstance(value, bool)
+
+
+def is_number(value: object) -> TypeGuard[int | float]:
+    """Tell whether a value is an ``int`` or a ``float``, but no ``bool``."""
+    return isinstance(value, (int, float)) and not isinstance(value, bool)
 
 
 def parse_duration(
@@ -94,7 +109,7 @@ def _milliseconds(value: object) -> float | None:
         return _from_text(value)
     if isinstance(value, timedelta):
         return value / _MS
-    if isinstance(value, (int, float)) and not isinstance(value, bool):
+    if is_number(value):
         # Compared first: an int may be too large to become a float.
         return value * 1_000.0 if 0 <= value <= _LARGEST_NUMBER else None
     return None

@@ -75,7 +75,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from datetime import datetime, timedelta
 
-from durable_core.duration import Duration, parse_duration
+from durable_core.duration import Duration, is_int, is_number, parse_duration
 
 __all__ = [
     "BadRequest",
@@ -250,7 +250,7 @@ class RetryAfterError(DurableError):
         if isinstance(retry_after, datetime):
             if retry_after.tzinfo is None:
                 raise ValueError("retry_after must be an aware datetime (it has no tzinfo)")
-        elif isinstance(retry_after, bool) or not isinstance(retry_after, (int, float)):
+        elif not is_number(retry_after):
             raise TypeError(
                 "retry_after must be a duration or an aware datetime, "
                 f"not {type(retry_after).__name__}"
@@ -344,7 +344,7 @@ class HTTPError(DurableError):
     def __init__(
         self, status: int, detail: str = "", headers: Mapping[str, str] | None = None
     ) -> None:
-        if not isinstance(status, int) or not 400 <= status <= 599:
+        if not is_int(status) or not 400 <= status <= 599:
             raise ValueError(f"HTTPError status must be 400 to 599, not {status!r}")
         super().__init__(status, detail, headers)
         self.status = status

@@ -13,6 +13,8 @@ from contextlib import contextmanager, suppress
 from types import TracebackType
 from typing import Any, Generic, Protocol, Self, TypeVar
 
+from durable_core.duration import is_int
+
 __all__ = [
     "BACKLOG",
     "RunningServer",
@@ -174,7 +176,7 @@ def check_address(port: object, host: object) -> None:
         TypeError: one is of another type.
         ValueError: there is no such port.
     """
-    if isinstance(port, bool) or not isinstance(port, int) or not isinstance(host, str):
+    if not is_int(port) or not isinstance(host, str):
         raise TypeError(
             f"a server listens at a port and a host, such as (8000, '127.0.0.1'), "
             f"not ({port!r}, {host!r})"
@@ -231,7 +233,7 @@ def check_max_connections(most: int) -> int:
     Raises:
         ValueError: it is no whole number above 0.
     """
-    if type(most) is not int or most < 1:
+    if not is_int(most) or most < 1:
         raise ValueError(f"max_connections must be a whole number above 0, not {most!r}")
     return most
 

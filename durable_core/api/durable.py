@@ -18,7 +18,7 @@ from durable_core.api.run import RunContext, current_run
 from durable_core.api.waiting import Proxy
 from durable_core.codec.json import Codec, JSONCodec
 from durable_core.codec.records import check_events, check_signal
-from durable_core.duration import Duration, parse_duration, time_or_none
+from durable_core.duration import Duration, is_int, parse_duration, time_or_none
 from durable_core.engine.embedded import EmbeddedEngine
 from durable_core.errors import ConfigurationError, EndpointAdapterRequiredError
 from durable_core.flow.attempt import StepAttempt
@@ -374,7 +374,7 @@ class Durable(Generic[AppT]):
                 the application that a framework's handlers are in is not known here.
             ValueError: ``server_threads`` is no int of 1 or more.
         """
-        if server_threads is not None and (not _is_int(server_threads) or server_threads < 1):
+        if server_threads is not None and (not is_int(server_threads) or server_threads < 1):
             raise ValueError(f"server_threads must be an int of 1 or more, not {server_threads!r}")
         self._check_installed()
         self.engine.start(server_threads=server_threads)
@@ -614,10 +614,6 @@ class Durable(Generic[AppT]):
 
 def _seconds(timeout: Duration, what: str = "timeout") -> float:
     return parse_duration(timeout, what=what) / 1000
-
-
-def _is_int(value: object) -> bool:
-    return isinstance(value, int) and not isinstance(value, bool)
 
 
 def _is_adapter(candidate: object) -> bool:

@@ -9,7 +9,7 @@ from datetime import datetime
 from typing import TYPE_CHECKING, Literal
 
 from durable_core.codec.records import is_sealed, is_without_body, load_request, load_response
-from durable_core.duration import parse_duration, time_of, time_or_none
+from durable_core.duration import is_int, parse_duration, time_of, time_or_none
 from durable_core.engine.embedded import EmbeddedEngine, embedded
 from durable_core.errors import EncryptionKeyError, RunNotFoundError
 from durable_core.flow.limits import FlowLimits
@@ -146,7 +146,7 @@ def check_limit(limit: object) -> None:
     Raises:
         ValueError: it is no int of 1 to 1,000.
     """
-    if isinstance(limit, bool) or not isinstance(limit, int) or not 1 <= limit <= 1000:
+    if not is_int(limit) or not 1 <= limit <= 1000:
         raise ValueError(f"limit must be 1 to 1000, not {limit!r}")
 
 

@@ -19,6 +19,7 @@ from urllib.parse import urlsplit
 
 from durable_core.api.function_steps import with_undo
 from durable_core.codec.json import JSONCodec
+from durable_core.duration import is_int
 from durable_core.errors import (
     LimitExceededError,
     ServerBusyError,
@@ -303,7 +304,7 @@ def make_call(
     """
     if not isinstance(method, str) or TOKEN.fullmatch(method) is None:
         raise ValueError(f"method must be an RFC 9110 token such as 'POST', not {method!r:.60}")
-    if type(max_bytes) is not int or max_bytes < 1:
+    if not is_int(max_bytes) or max_bytes < 1:
         raise ValueError(f"max_bytes must be an int of 1 or more, not {max_bytes!r:.60}")
     fields = headers if isinstance(headers, Headers) else Headers(headers)
     content = _content(body, json)

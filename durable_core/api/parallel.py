@@ -6,6 +6,7 @@ from collections.abc import Awaitable, Callable, Coroutine
 from functools import partial
 from typing import Any, TypeVar
 
+from durable_core.duration import is_int
 from durable_core.errors import StepArgumentError, StepKindError, StepUsageError, Suspended
 from durable_core.flow.attempt import Call
 from durable_core.flow.effects import Flow
@@ -45,7 +46,7 @@ def _check_branches(
                 f"step {step_id!r}: a branch must be a function without arguments, as in "
                 f"lambda: step.run(id, fn), not {type(branch).__name__}"
             )
-    if limit is not None and (type(limit) is not int or limit < 1):
+    if limit is not None and (not is_int(limit) or limit < 1):
         raise StepArgumentError(
             f"step {step_id!r}: limit must be an int of 1 or more, not {limit!r:.60}"
         )

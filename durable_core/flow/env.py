@@ -8,6 +8,7 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
 from durable_core.codec.json import Codec, JSONCodec
+from durable_core.duration import is_int
 from durable_core.machine.retry import RetryPolicy
 
 if TYPE_CHECKING:
@@ -71,7 +72,7 @@ class Limits:
     def __post_init__(self) -> None:
         for name in self.__slots__:
             value = getattr(self, name)
-            if type(value) is not int or value < 1:
+            if not is_int(value) or value < 1:
                 raise ValueError(f"Limits.{name} must be an int of 1 or more, not {value!r}")
 
 

@@ -6,7 +6,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any, Literal, TypeAlias
 
-from durable_core.duration import Duration, parse_duration
+from durable_core.duration import Duration, is_int, parse_duration
 from durable_core.http.request import Request
 
 if TYPE_CHECKING:
@@ -225,7 +225,7 @@ def _resolve_slots(
 
 
 def _check_number(what: str, value: object, least: int) -> None:
-    if type(value) is not int or not least <= value <= _LARGEST:
+    if not is_int(value) or not least <= value <= _LARGEST:
         raise ValueError(f"{what} must be an int from {least} to {_LARGEST:,}, not {value!r}")
 
 

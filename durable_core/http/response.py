@@ -11,6 +11,7 @@ from dataclasses import dataclass
 from typing import Any, TypeAlias
 from urllib.parse import quote
 
+from durable_core.duration import is_int
 from durable_core.http.headers import HeaderFields, Headers
 from durable_core.http.json import chunk_encoder
 
@@ -161,7 +162,7 @@ def _plain_int(status: object) -> int:
     Raises:
         TypeError: it is none.
     """
-    if isinstance(status, bool) or not isinstance(status, int):
+    if not is_int(status):
         raise TypeError(f"a response status must be an int, not {type(status).__name__}")
     return int(status)
 

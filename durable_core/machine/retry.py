@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from typing import TYPE_CHECKING
 
-from durable_core.duration import Duration, parse_duration
+from durable_core.duration import Duration, is_int, is_number, parse_duration
 from durable_core.errors import RetryAfterError
 
 if TYPE_CHECKING:
@@ -95,7 +95,7 @@ def delay_ms(policy: RetryPolicy, failures: int, u: float) -> int:
 
 def validate_retries(value: object) -> int:
     """Return the number of retries; ``ValueError`` unless it is an ``int`` from 0 to 20."""
-    if type(value) is not int or not 0 <= value <= MAX_RETRIES:
+    if not is_int(value) or not 0 <= value <= MAX_RETRIES:
         raise ValueError(f"retries must be an int from 0 to {MAX_RETRIES}, not {value!r:.60}")
     return value
 
@@ -115,7 +115,7 @@ def retry_after_delay_ms(error: RetryAfterError, now: int) -> int:
 
 
 def _check_number(name: str, value: object) -> None:
-    if isinstance(value, bool) or not isinstance(value, (int, float)):
+    if not is_number(value):
         raise TypeError(f"{name} must be a number, not {type(value).__name__}")
 
 

@@ -7,6 +7,8 @@ from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
 from typing import Generic, TypeVar
 
+from durable_core.duration import is_int
+
 __all__ = ["Event", "Signal", "SignalWait", "StoredEvent", "TypedEvent", "check_text"]
 
 DataT_co = TypeVar("DataT_co", covariant=True)
@@ -117,7 +119,7 @@ def check_text(what: str, value: object) -> None:
 
 
 def _check_time(value: object) -> None:
-    if type(value) is not int:
+    if not is_int(value):
         raise TypeError(f"event ts must be an int or None, not {type(value).__name__}")
     if not 0 <= value <= _LATEST:
         raise ValueError(f"event ts must be epoch milliseconds up to the year 9999, not {value}")

@@ -6,7 +6,7 @@ from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
-from durable_core.duration import Duration, parse_duration
+from durable_core.duration import Duration, is_int, parse_duration
 from durable_core.errors import DuplicateEndpointError
 from durable_core.flow.options import ResolvedOptions
 from durable_core.flow.scope import HandlerKind
@@ -181,7 +181,7 @@ class Settings:
             "orphan_after": orphan_after,
         }
         for name, number in numbers.items():
-            if type(number) is not int or number < 1:
+            if not is_int(number) or number < 1:
                 raise ValueError(f"{name} must be an int of 1 or more, not {number!r}")
             object.__setattr__(self, name, number)
         for name, duration in durations.items():

@@ -6,6 +6,7 @@ from collections import Counter, defaultdict
 from dataclasses import dataclass
 from enum import Enum
 
+from durable_core.duration import is_int
 from durable_core.errors import NotDeterministicError, UnusedFaultError
 from durable_core.flow.execution import Execution, StoredExecution
 from durable_core.model.step import Memo
@@ -187,7 +188,7 @@ class FaultPlan:
     ) -> None:
         if not isinstance(step_id, str):
             raise TypeError(f"a step id is a str, not {type(step_id).__name__}")
-        if times is not None and (type(times) is not int or times < 1):
+        if times is not None and (not is_int(times) or times < 1):
             raise ValueError(f"times must be 1 or more, not {times!r}")
         self._faults.append(_Fault(step_id, effect, times))
 

@@ -36,7 +36,8 @@ class Timeouts:
     def __post_init__(self) -> None:
         for field in fields(self):
             value = getattr(self, field.name)
-            if type(value) not in (int, float) or not 0 < value < math.inf:
+            is_number = isinstance(value, (int, float)) and not isinstance(value, bool)
+            if not is_number or not 0 < value < math.inf:
                 raise ValueError(
                     f"Timeouts.{field.name} must be a number of seconds above 0, not {value!r}"
                 )
