@@ -13,7 +13,7 @@ from durable_core.adapter.app import (
     refuse_other_adapter,
     resolve_handler,
 )
-from durable_core.adapter.bodies import iterate_in_thread
+from durable_core.adapter.bodies import ThreadIterator
 from durable_core.adapter.conversation import (
     App,
     PulledBody,
@@ -137,6 +137,7 @@ __all__ = [
     "SignalEvent",
     "StepKeywords",
     "StopNotice",
+    "ThreadIterator",
     "authority_of",
     "bind",
     "check_callable",
@@ -158,7 +159,6 @@ __all__ = [
     "is_out_of_descriptors",
     "is_prepared",
     "is_reset_on_close",
-    "iterate_in_thread",
     "lingering_close",
     "loggable_path",
     "merge_options",

@@ -7,8 +7,9 @@ has entered it can leave.
 from __future__ import annotations
 
 import asyncio
+import logging
+import threading
 from collections.abc import (
-    AsyncGenerator,
     AsyncIterable,
     AsyncIterator,
     Callable,
@@ -16,6 +17,7 @@ from collections.abc import (
     Iterable,
     Iterator,
 )
+from concurrent.futures import Future
 from contextvars import copy_context
 from typing import Any, Final, Protocol, TypeAlias, TypeVar
 
@@ -26,10 +28,12 @@ __all__ = [
     "AsyncChunks",
     "Chunks",
     "Runner",
+    "ThreadIterator",
     "aiter_body",
     "iter_body",
-    "iterate_in_thread",
 ]
+
+_logger = logging.getLogger("durable.adapter")
 
 T = TypeVar("T")
 #: What follows the last chunk.
@@ -87,19 +91,6 @@ def aiter_body(body: Iterable[bytes] | AsyncIterable[bytes]) -> AsyncChunks:
     return _TaskChunks(body) if isinstance(body, AsyncIterable) else _ThreadChunks(body)
 
 
-async def iterate_in_thread(body: Iterable[bytes]) -> AsyncGenerator[bytes]:
-    """Yield the chunks of a plain iterable, which may block, from a thread of its own.
-
-    It is closed there in the end, if it can be closed.
-    """
-    chunks = _ThreadChunks(body)
-    try:
-        while (chunk := await chunks.next()) is not END:
-            yield chunk
-    finally:
-        await chunks.close()
-
-
 class _PlainChunks:
     """A plain iterable, in the thread that asks."""
 
@@ -150,9 +141,61 @@ class _ThreadChunks:
 
     async def close(self) -> None:
         """Close it after the chunk that is being made, even if this task is cancelled again."""
+        await asyncio.shield(asyncio.wrap_future(self.close_soon()))
+
+    def close_soon(self) -> Future[None]:
+        """Have it closed, without waiting for that; from any thread."""
         closed = self._thread.submit(self._context.run, self._plain.close)
         self._thread.shutdown()
-        await asyncio.shield(asyncio.wrap_future(closed))
+        return closed
+
+
+class ThreadIterator(AsyncIterator[bytes]):
+    """The chunks of a plain iterable, which may block, from a thread of its own.
+
+    It is closed there, once, if it can be closed: at its end, or when it is not read any more. It
+    is no generator: to close one that has not begun would close nothing.
+
+    Args:
+        body: the iterable.
+    """
+
+    def __init__(self, body: Iterable[bytes]) -> None:
+        self._chunks = _ThreadChunks(body)
+        self._lock = threading.Lock()
+        self._closed: Future[None] | None = None
+
+    async def __anext__(self) -> bytes:
+        chunk: Any = END
+        try:
+            if self._closed is None:
+                chunk = await self._chunks.next()
+        finally:
+            if chunk is END:
+                await self.aclose()
+        if chunk is END:
+            raise StopAsyncIteration
+        made: bytes = chunk
+        return made
+
+    async def aclose(self) -> None:
+        """Close it, and wait for that."""
+        await asyncio.shield(asyncio.wrap_future(self._close()))
+
+    def close(self) -> None:
+        """Have it closed without waiting for that, from any thread."""
+        self._close().add_done_callback(_log_failure)
+
+    def _close(self) -> Future[None]:
+        with self._lock:
+            if self._closed is None:
+                self._closed = self._chunks.close_soon()
+            return self._closed
+
+
+def _log_failure(closed: Future[None]) -> None:
+    if (error := closed.exception()) is not None:
+        _logger.error("the body of a response could not be closed", exc_info=error)
 
 
 #: What the task of a body is asked for: a call, and where its outcome goes.

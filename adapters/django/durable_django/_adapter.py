@@ -36,12 +36,11 @@ from durable_core.adapters import (
     is_async,
 )
 from durable_core.errors import ConfigurationError
-from durable_django._exchange import ViewApp, answer, answer_async
+from durable_django._exchange import REQUEST_TASK, ViewApp, answer, answer_async
 from durable_django._views import CALL, View, exception_to_response, respond, respond_async
 from durable_wsgi import WSGIApp, WSGIReplay
 
 __all__ = [
-    "KNOWN",
     "DjangoAdapter",
     "DjangoApp",
     "endpoint_adapter",
@@ -50,8 +49,6 @@ __all__ = [
     "replay_of",
 ]
 
-#: In the ``META`` of a request that has passed the middleware.
-KNOWN = "durable_django.known"
 #: In the environ or the scope of a replayed request: its replay.
 _REPLAY = "durable_django.replay"
 #: A converter in a route of Django, such as ``<int:number>``.
@@ -274,7 +271,7 @@ def _template(call: View) -> str | None:
 
 def _check_request(call: View) -> None:
     name = call.function.__qualname__
-    if KNOWN not in call.request.META:
+    if REQUEST_TASK not in call.request.META:
         raise ConfigurationError(
             f"{name} is a durable endpoint in a Django that does not know Durable: name "
             "'durable_django.DurableMiddleware' first in settings.MIDDLEWARE"

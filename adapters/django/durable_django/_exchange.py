@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncGenerator, AsyncIterator, Mapping
-from contextlib import aclosing
+from collections.abc import AsyncIterator, Mapping
+from contextlib import suppress
+from functools import partial
 from io import BytesIO
 from typing import Any, NoReturn
 from wsgiref.types import WSGIEnvironment
@@ -27,8 +28,8 @@ from durable_core.adapters import (
     Fields,
     NativeEndpoint,
     PulledBody,
+    ThreadIterator,
     converse_async,
-    iterate_in_thread,
     parse_request,
     pull,
     pull_response,
@@ -37,8 +38,11 @@ from durable_core.errors import ConfigurationError
 from durable_django._views import View, call, core_response
 from durable_wsgi import WSGIExchange, length_of_plain
 
-__all__ = ["ViewApp", "answer", "answer_async"]
+__all__ = ["REQUEST_TASK", "ViewApp", "answer", "answer_async"]
 
+#: In the ``META`` of a request that has passed the middleware: a function that returns the task in
+#: which it did that; None in a thread.
+REQUEST_TASK = "durable_django.task"
 _WITHOUT_CONTENT = (204, 304)
 
 
@@ -120,9 +124,10 @@ def _response_of(body: PulledBody, head: _Head, request: HttpRequest) -> HttpRes
             return _filled(_Whole(b"".join(body), status=head.status), head.fields)
         finally:
             body.close()
+    if not hasattr(request, "scope"):
+        return _filled(StreamingHttpResponse(body, status=head.status), head.fields)
     # On an event loop Django would read a plain iterator to its end before it sends anything.
-    chunks = iterate_in_thread(body) if hasattr(request, "scope") else body
-    return _filled(StreamingHttpResponse(chunks, status=head.status), head.fields)
+    return _streamed(ThreadIterator(body), request, head.status, head.fields)
 
 
 async def answer_async(
@@ -144,12 +149,31 @@ async def answer_async(
     except BaseException:
         await _cancel(conversation)
         raise
-    chunks = _until_left(exchange, conversation)
+    chunks = _TaskIterator(exchange, conversation)
     if _is_whole(status, fields):
-        async with aclosing(chunks):
-            content = b"".join([data async for data in chunks])
+        content = b"".join([data async for data in chunks])
         return _filled(_Whole(content, status=status), fields)
+    return _streamed(chunks, request, status, fields)
+
+
+def _streamed(
+    chunks: ThreadIterator | _TaskIterator, request: HttpRequest, status: int, fields: Fields
+) -> HttpResponseBase:
+    """Return a streamed response for an event loop, whose body is closed when its request ends.
+
+    Django closes a response that it has read, or has begun to send. If the head cannot be sent, it
+    closes nothing, and the task of the request fails.
+    """
+    task: asyncio.Task[Any] | None = request.META[REQUEST_TASK]()
+    if task is not None:
+        close_if_failed = partial(_close_if_failed, chunks)
+        task.get_loop().call_soon_threadsafe(task.add_done_callback, close_if_failed)
     return _filled(StreamingHttpResponse(chunks, status=status), fields)
+
+
+def _close_if_failed(chunks: ThreadIterator | _TaskIterator, task: asyncio.Task[Any]) -> None:
+    if task.cancelled() or task.exception() is not None:
+        chunks.close()
 
 
 class _Whole(HttpResponse):
@@ -227,27 +251,46 @@ class _TaskExchange(AsyncExchange):
         else:
             self.head.set_exception(error)
 
-    async def chunks(self) -> AsyncIterator[bytes]:
-        while (data := await self._chunks.get()) is not None:
-            if isinstance(data, BaseException):
-                raise data
-            yield data
+    async def next_chunk(self) -> bytes | None:
+        """Return the next part of the body; None at its end."""
+        data: bytes | BaseException | None = await self._chunks.get()
+        if isinstance(data, BaseException):
+            raise data
+        return data
 
 
 def _no_response(*_: object) -> NoReturn:
     raise AssertionError("this exchange is answered by another one")
 
 
-async def _until_left(
-    exchange: _TaskExchange, conversation: asyncio.Task[None]
-) -> AsyncGenerator[bytes]:
-    """Yield the body; end the conversation when nobody wants more of it."""
-    try:
-        async for data in exchange.chunks():
-            yield data
-        await conversation
-    finally:
-        await _cancel(conversation)
+class _TaskIterator(AsyncIterator[bytes]):
+    """The body of a response that a conversation makes, which ends when nobody wants more of it.
+
+    It is no generator: to close one that has not begun would end nothing.
+    """
+
+    def __init__(self, exchange: _TaskExchange, conversation: asyncio.Task[None]) -> None:
+        self._exchange = exchange
+        self._conversation = conversation
+
+    async def __anext__(self) -> bytes:
+        data: bytes | None = None
+        try:
+            data = await self._exchange.next_chunk()
+            if data is None:
+                await self._conversation
+        finally:
+            if data is None:
+                await _cancel(self._conversation)
+        if data is None:
+            raise StopAsyncIteration
+        return data
+
+    def close(self) -> None:
+        """Have the conversation ended without waiting for that, from any thread."""
+        loop = self._conversation.get_loop()
+        with suppress(RuntimeError):  # the loop is closed, and has cancelled all tasks
+            loop.call_soon_threadsafe(self._conversation.cancel)
 
 
 async def _cancel(conversation: asyncio.Task[None]) -> None:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import asyncio
+import weakref
 from collections.abc import Callable, Coroutine
 from contextlib import suppress
 from typing import Any, cast
@@ -12,8 +14,8 @@ from django.http import HttpRequest, RawPostDataException
 from django.http.response import HttpResponseBase
 
 from durable_core.adapters import RUN_PARAM, TOKEN_PARAM, AdapterApp
-from durable_django._adapter import KNOWN, installed_host, replay_of
-from durable_django._exchange import answer, answer_async
+from durable_django._adapter import installed_host, replay_of
+from durable_django._exchange import REQUEST_TASK, answer, answer_async
 
 __all__ = ["DurableMiddleware"]
 
@@ -40,6 +42,7 @@ class DurableMiddleware:
         self, request: HttpRequest
     ) -> HttpResponseBase | Coroutine[Any, Any, HttpResponseBase]:
         """Answer a client that waits; otherwise let the others answer."""
+        request.META[REQUEST_TASK] = _ref_to_task() if self._is_async else _no_task
         waiting = _waiting_app(request)
         if waiting is not None:
             return answer_async(waiting, request) if self._is_async else answer(waiting, request)
@@ -56,8 +59,17 @@ def _waiting_app(request: HttpRequest) -> AdapterApp | None:
     return None if host is None else host.waiting
 
 
+def _ref_to_task() -> Callable[[], asyncio.Task[Any] | None]:
+    """Return a reference that does not keep the task, whose result will refer to the request."""
+    task = asyncio.current_task()
+    return _no_task if task is None else weakref.ref(task)
+
+
+def _no_task() -> None:
+    return None
+
+
 def _prepare(request: HttpRequest) -> None:
-    request.META[KNOWN] = True
     if replay_of(request) is not None:
         # It was checked when the client sent it, with a cookie that is not stored. This is how
         # Django's own test client says so, too.

@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import asyncio
+import gc
 import threading
 from collections.abc import AsyncIterator, Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
 from pathlib import Path
 from types import ModuleType
 from typing import Any
@@ -22,7 +24,8 @@ from django.urls import path
 from durable_asgi import create_endpoint_server
 from durable_core import Durable, Event, step, stream, sync
 from durable_django import DjangoApp, endpoint_adapter, install
-from support.harness import until
+from support.asgi_exchange import http_scope
+from support.harness import until, until_async
 
 TWICE = pytest.mark.parametrize("replay", [False, True], ids=["at-once", "replayed"])
 
@@ -282,6 +285,81 @@ def test_a_client_that_leaves_a_streamed_response(durable: Durable[Any], urls: M
         assert "failed" == durable.runs.wait(run.id, timeout=30).status
         until(lambda: "closed" in log)
     assert ["step", "closed"] == log
+
+
+@pytest.mark.parametrize("is_async", [True, False], ids=["async", "def"])
+@pytest.mark.parametrize("fails_at", ["http.response.start", "http.response.body"])
+@pytest.mark.parametrize("how", ["server", "client"])
+def test_a_stream_that_cannot_be_sent(
+    durable: Durable[DjangoApp], urls: ModuleType, is_async: bool, fails_at: str, how: str
+) -> None:
+    """The run has failed at once, although Django closes nothing where the server fails.
+
+    Nothing waits for the collector of cycles.
+    """
+    log: list[str] = []
+
+    class Chunks(Iterator[bytes]):
+        def __next__(self) -> bytes:
+            return b"chunk"
+
+        def close(self) -> None:
+            log.append("closed")
+
+    async def chunks() -> AsyncIterator[bytes]:
+        try:
+            while True:
+                yield b"chunk"
+        finally:
+            log.append("closed")
+
+    async def in_task(request: HttpRequest) -> StreamingHttpResponse:
+        await step.run("first", lambda: None)
+        return StreamingHttpResponse(chunks())
+
+    def in_thread(request: HttpRequest) -> StreamingHttpResponse:
+        sync.step.run("first", lambda: None)
+        return StreamingHttpResponse(Chunks())
+
+    urls.urlpatterns.append(path("", durable.endpoint(in_task if is_async else in_thread)))
+    site: Any = get_asgi_application()
+    request = {"type": "http.request", "body": b"", "more_body": False}
+
+    def other_tasks() -> set[str]:
+        """Return what is left, beside the task that keeps the loop for the engine."""
+        names = {task.get_name() for task in asyncio.all_tasks() - {asyncio.current_task()}}
+        return names - {"durable-guard"}
+
+    async def main() -> None:
+        messages, left = [request], asyncio.Event()
+
+        async def receive() -> Any:
+            if messages:
+                return messages.pop()
+            await left.wait()
+            return {"type": "http.disconnect"}
+
+        async def send(message: Any) -> None:
+            if message["type"] != fails_at:
+                return
+            if how == "server":
+                raise OSError("the connection is closed")
+            left.set()
+            await asyncio.Event().wait()
+
+        with suppress(OSError):
+            await site(http_scope("/"), receive, send)
+        await until_async(lambda: [run.status for run in durable.runs.list()] == ["failed"])
+        await until_async(lambda: not other_tasks())
+        await durable.stop_async()
+
+    gc.collect()
+    gc.disable()
+    try:
+        asyncio.run(main())
+    finally:
+        gc.enable()
+    assert ["closed"] == log
 
 
 def test_threads_under_wsgi(durable: Durable[DjangoApp], urls: ModuleType) -> None:

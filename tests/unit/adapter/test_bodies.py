@@ -9,8 +9,9 @@ from contextvars import ContextVar
 
 import pytest
 
-from durable_core.adapter.bodies import END, AsyncChunks, aiter_body, iter_body
+from durable_core.adapter.bodies import END, AsyncChunks, ThreadIterator, aiter_body, iter_body
 from durable_core.runners.event_loops import LoopThread
+from support.harness import until_async
 
 WHO: ContextVar[str] = ContextVar("who", default="nobody")
 
@@ -224,3 +225,41 @@ def test_plain_bodies_in_a_thread() -> None:
     chunks.close()
 
     assert {threading.get_ident()} == {*body.threads, *body.closed}
+
+
+def test_an_iterator_in_a_thread() -> None:
+    """One thread iterates the body and closes it once, whoever asks for that, and how often."""
+    read, left, unread = Body(b"a", b"b"), Body(b"a", b"b"), Body(b"a")
+
+    async def main() -> None:
+        chunks = ThreadIterator(read)
+        assert [b"a", b"b"] == [chunk async for chunk in chunks]
+        chunks.close()
+        await chunks.aclose()
+        chunks = ThreadIterator(left)
+        assert b"a" == await anext(chunks)
+        chunks.close()
+        assert [] == [chunk async for chunk in chunks]
+        await ThreadIterator(unread).aclose()
+
+    asyncio.run(main())
+    assert (1, 1, 1) == (len(read.closed), len(left.closed), len(unread.closed))
+    assert [] == unread.threads
+    assert 1 == len({*left.threads, *left.closed})
+
+
+def test_an_iterator_in_a_thread_that_cannot_be_closed(caplog: pytest.LogCaptureFixture) -> None:
+    """Who waits for it gets the error; for the others it is logged."""
+
+    class Stuck(Body):
+        def close(self) -> None:
+            raise ZeroDivisionError("it does not close")
+
+    async def main() -> None:
+        with pytest.raises(ZeroDivisionError):
+            await ThreadIterator(Stuck(b"a")).aclose()
+        assert "" == caplog.text
+        ThreadIterator(Stuck(b"a")).close()
+        await until_async(lambda: "could not be closed" in caplog.text)
+
+    asyncio.run(main())
