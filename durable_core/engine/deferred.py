@@ -343,6 +343,11 @@ class _LateRun(TaskRun):
             self.begin()
         call(*args)
 
+    def _commit_if_alone(self) -> None:
+        """As of any run, once it has its task: until then other requests may not have begun."""
+        if self._code is not None and self._code.has_begun:
+            super()._commit_if_alone()
+
     def take(
         self,
         task: LateTask,
