@@ -3,7 +3,7 @@
 # functions.
 
 import asyncio
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -16,6 +16,8 @@ from durable_asgi import Message
 from durable_core import Durable, step
 from durable_core.commit_queue import CommitQueue
 from durable_core.engine.deferred import DeferredRun
+from durable_core.ports import Checkpoint, Write
+from durable_core.stores.sqlite import SQLiteStore
 from durable_starlette import StarletteApp, endpoint_adapter
 from support.asgi_exchange import http_scope
 from support.harness import until
@@ -113,6 +115,33 @@ def test_a_request_that_is_cancelled_while_its_run_is_stored(
 
     play(durable, app, part)
     assert ([True], [1]) == (expected, calls)
+
+
+def test_runs_of_one_turn_share_their_commits(
+    durable: Durable[StarletteApp], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """None is committed alone, however quickly it could end: others may come after it."""
+    monkeypatch.setattr("durable_core.commit_queue._INLINE_LIMIT", 60.0)  # commits may be slow
+    app = FastAPI(lifespan=durable.lifespan)
+    groups: list[int] = []
+    commit = SQLiteStore.commit
+
+    def counting(self: SQLiteStore, writes: Sequence[Write[object]], *, wait: float) -> Any:
+        groups.append(sum(isinstance(write, Checkpoint) for write in writes))
+        return commit(self, writes, wait=wait)
+
+    @app.get("/")
+    @durable.endpoint
+    async def handler() -> str:
+        await step.run("one", work)
+        return await step.run("two", work)
+
+    async def part(client: httpx2.AsyncClient) -> None:
+        monkeypatch.setattr(SQLiteStore, "commit", counting)
+        await asyncio.gather(*(client.get("/") for _ in range(8)))
+
+    play(durable, app, part)
+    assert max(groups) > 1
 
 
 def test_a_drain_before_the_response(durable: Durable[StarletteApp], expected: list[bool]) -> None:
