@@ -106,19 +106,18 @@ class ThreadWaiter:
 
 def notify(tickets: Iterable[CommitFuture[Any]]) -> None:
     """Wake all who wait for these tickets; an event loop is called once for all of its tasks."""
-    by_loop: dict[asyncio.AbstractEventLoop, list[asyncio.Future[None]]] = {}
+    here = asyncio._get_running_loop()
+    elsewhere: dict[asyncio.AbstractEventLoop, list[asyncio.Future[None]]] = {}
     for ticket in tickets:
         for blocked in ticket.threads:
             blocked.notify()
         for future in ticket.tasks:
-            by_loop.setdefault(future.get_loop(), []).append(future)
-    if not by_loop:
-        return
-    here = asyncio._get_running_loop()
-    for loop, futures in by_loop.items():
-        if loop is here:
-            _finish(futures)
-            continue
+            loop = future.get_loop()
+            if loop is not here:
+                elsewhere.setdefault(loop, []).append(future)
+            elif not future.done():
+                future.set_result(None)
+    for loop, futures in elsewhere.items():
         call_soon(loop, _finish, futures)
 
 
@@ -167,7 +166,7 @@ class CommitQueue:
         self._mutex = threading.Lock()  # guards the queue, never held while committing
         self._leading = threading.Lock()  # held while committing
         self._queue: list[CommitFuture[Any]] = []
-        self._by_lease: dict[_Lease, CommitFuture[Any]] = {}
+        self._by_run: dict[str, CommitFuture[Any]] = {}  # the last queued checkpoint of each
         self._oldest: CommitFuture[Any] | None = None  # in the queue, when it was last looked at
         self._blocked: list[ThreadWaiter] = []
         self._tick_scheduled: set[asyncio.AbstractEventLoop] = set()
@@ -214,12 +213,11 @@ class CommitQueue:
                 if earlier.error is not None:
                     return CommitFuture.failed(write, earlier.error)
             if isinstance(write, Checkpoint):
-                lease = write.run_id, write.owner, write.epoch
-                queued = self._by_lease.get(lease)
+                queued = self._by_run.get(write.run_id)
                 if queued is not None and _can_be_one(queued.write, write):
                     queued.write = _merge(queued.write, write)
                     return queued
-                ticket = self._by_lease[lease] = CommitFuture(write)
+                ticket = self._by_run[write.run_id] = CommitFuture(write)
             else:
                 ticket = CommitFuture(write)
             self._queue.append(ticket)
@@ -342,7 +340,7 @@ class CommitQueue:
         """Commit the queue as the leader; with ``wait`` 0 a busy store leaves it unchanged."""
         with self._mutex:
             batch, self._queue = self._queue, []
-            self._by_lease.clear()
+            self._by_run.clear()
         if not batch:
             return
         if process_id() != self._pid:
@@ -433,8 +431,8 @@ class CommitQueue:
                     behind.append(ticket)
             if behind:
                 self._queue = [each for each in self._queue if each.error is None]
-            for lease in errors:
-                self._by_lease.pop(lease, None)
+            for run_id, _, _ in errors:
+                self._by_run.pop(run_id, None)
         return behind
 
     def _notify(self, batch: Sequence[CommitFuture[Any]]) -> None:
@@ -455,16 +453,13 @@ class CommitQueue:
             if self._stopped:
                 return False
             later, self._queue = self._queue, batch
-            self._by_lease = {
-                _lease(ticket.write): ticket
-                for ticket in batch
+            self._queue.extend(later)
+            # Two writes of one run stay apart and in order; the later one is open.
+            self._by_run = {
+                ticket.write.run_id: ticket
+                for ticket in self._queue
                 if isinstance(ticket.write, Checkpoint)
             }
-            for ticket in later:
-                self._queue.append(ticket)
-                if isinstance(ticket.write, Checkpoint):
-                    # Two writes of one run stay apart and in order; the later one is open.
-                    self._by_lease[_lease(ticket.write)] = ticket
         self._flush_in_background()
         return True
 
@@ -540,22 +535,20 @@ class CommitQueue:
             self._writer_notified = bool(self._queue)
 
 
-#: The owner of a write: a write of a lost lease must not be merged with one of the valid lease.
-_Lease = tuple[str, str, int]
-
-
-def _lease(write: Checkpoint) -> _Lease:
+def _lease(write: Checkpoint) -> tuple[str, str, int]:
     return write.run_id, write.owner, write.epoch
 
 
 def _can_be_one(first: object, second: Checkpoint) -> bool:
-    """Return whether they may be merged.
+    """Return whether two writes of a run may be merged.
 
-    Not if both send events, as their event_seq differ; nor if an op of the first waits for what the
-    second delivers, as deliveries are made before ops wait.
+    Not with a write of a lost lease; nor if both send events, as their event_seq differ; nor if an
+    op of the first waits for what the second delivers, as deliveries are made before ops wait.
     """
     return (
         isinstance(first, Checkpoint)
+        and first.owner == second.owner
+        and first.epoch == second.epoch
         and not (first.events and second.events)
         and not (first.pending and second.deliveries)
     )
@@ -581,8 +574,9 @@ def _merge(first: object, second: Checkpoint) -> Checkpoint:
         second.handoff or first.handoff,
         _is_direct(first) and _is_direct(second),
         first.failed_attempts + second.failed_attempts,
-        first.deliveries + second.deliveries,
         first.replacing + second.replacing,
+        False,
+        first.deliveries + second.deliveries,
         first.closing + second.closing,
         first.children + second.children,
         second.child_limit if second.children else first.child_limit,

@@ -232,6 +232,7 @@ one_memo = st.builds(
     now=times,
     memos=st.tuples(st.builds(memo, st.integers(2, 20))),
     no_pending_row=st.booleans(),
+    is_one_memo=st.booleans(),
 )
 _workers = st.builds(
     WorkerRecord,

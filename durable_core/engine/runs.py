@@ -829,7 +829,9 @@ class RunManager(RunExecutor[StoredExecution]):
             report_begun(worker.observers, batch)
         for commit in batch:
             write, answer = commit.write, commit.answer
-            if type(write) is Checkpoint:  # as nearly always; a call for each would be felt
+            if write.is_one_memo and not (worker.streams.logs or self._has_children):
+                continue  # nearly always; nobody has to know of it
+            if type(write) is Checkpoint:  # a call for each would be felt
                 if worker.streams.logs and answer is not None:
                     worker.streams.committed(write)
                 if write.result is not None:

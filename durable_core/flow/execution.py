@@ -770,6 +770,17 @@ def checkpoint(
     if create is not None and ex.followed and handoff is None:
         # A reader that is to go on after the handoff waits for its position.
         create = replace(create, phase=Phase.SYNC)
+    is_one_memo = len(memos) == 1 and not (
+        create is not None
+        or state
+        or pending
+        or release is not None
+        or result is not None
+        or events
+        or chunks
+        or handoff is not None
+        or failed_attempts
+    )
     write = Checkpoint(  # by position, see ``record``; each variable has the name of its field
         run.id,
         ex.owner,
@@ -787,7 +798,8 @@ def checkpoint(
         handoff,
         no_pending_row,
         failed_attempts,
-        replacing=replacing,
+        replacing,
+        is_one_memo,
     )
     return Submit(write, ex.tickets)
 

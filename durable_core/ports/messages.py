@@ -287,10 +287,12 @@ class Write(Generic[AnswerT]):
     Attributes:
         repeatable: a second commit changes nothing, so it may be committed again after its answer
             was lost.
+        is_one_memo: see :class:`Checkpoint`; no other message is one.
     """
 
     __slots__ = ()
     repeatable: ClassVar[bool] = False
+    is_one_memo: bool = False
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -405,6 +407,8 @@ class Checkpoint(Write[CheckpointResult]):
         chunks: chunks to store: of steps among ``memos``, and of the code outside steps.
         handoff: the position in its stream at which the client was handed off; None leaves it.
         failed_attempts: attempts that have failed. Each replaces one of the same op and number.
+        is_one_memo: there is a single memo and nothing else, as in nearly all checkpoints, so that
+            nobody has to look. A store may rely on it, or ignore it.
         now: epoch milliseconds.
     """
 
@@ -424,8 +428,9 @@ class Checkpoint(Write[CheckpointResult]):
     handoff: str | None = None
     no_pending_row: bool = False
     failed_attempts: tuple[FailedAttempt, ...] = ()
-    deliveries: tuple[Delivery, ...] = ()
     replacing: tuple[str, ...] = ()
+    is_one_memo: bool = False
+    deliveries: tuple[Delivery, ...] = ()
     closing: tuple[str, ...] = ()
     children: tuple[NewRun, ...] = ()
     child_limit: int | None = None

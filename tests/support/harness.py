@@ -119,8 +119,11 @@ class WatchedStore(MemoryStore):
         return answers
 
     def _check_direct(self, writes: Sequence[Write[object]]) -> None:
-        """No write may say that it removes no pending record, and remove one."""
+        """No write may say that it removes no pending record, or is one memo, if that is wrong."""
         for write in writes:
+            if isinstance(write, Checkpoint) and write.is_one_memo:
+                assert 1 == len(write.memos)
+                assert _with_memos_only(write) == write
             row = self._runs.get(write.run_id) if isinstance(write, Checkpoint) else None
             if row is not None and isinstance(write, Checkpoint) and write.no_pending_row:
                 assert not {memo.op.id for memo in write.memos} & row.pending.keys()
@@ -295,6 +298,18 @@ class Lab:
     def stop(self) -> None:
         """Stop it."""
         self.durable.stop(timeout=5.0)
+
+
+def _with_memos_only(write: Checkpoint) -> Checkpoint:
+    return Checkpoint(
+        run_id=write.run_id,
+        owner=write.owner,
+        epoch=write.epoch,
+        now=write.now,
+        memos=write.memos,
+        no_pending_row=write.no_pending_row,
+        is_one_memo=write.is_one_memo,
+    )
 
 
 class Records:

@@ -8,7 +8,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from itertools import groupby
 from operator import attrgetter
-from typing import Any, TypeGuard
+from typing import Any
 
 from durable_core.errors import LeaseLost, RunNotFoundError, StoreError
 from durable_core.machine.addresses import child_address
@@ -79,7 +79,6 @@ __all__ = [
     "begin",
     "cancel",
     "fork",
-    "is_one_memo",
     "retry",
     "write_run",
 ]
@@ -102,30 +101,6 @@ _DELETE_PENDING = QUERIES["delete-pending"]
 CHECKPOINTED = CheckpointResult()
 #: Numbers of steps have 24 bits of their keys.
 _MOST_NUMBERS = 0xFFFFFF
-
-
-def is_one_memo(write: Write[object]) -> TypeGuard[Checkpoint]:
-    """Tell whether the write is a single memo, as nearly all are.
-
-    If :func:`_insert_memo` refuses that memo, or finds a constraint violated, it has changed
-    nothing.
-    """
-    return (
-        type(write) is Checkpoint
-        and write.create is None
-        and len(write.memos) == 1
-        and write.state is None
-        and write.release is None
-        and write.result is None
-        and not write.pending
-        and not write.events
-        and not write.chunks
-        and not write.failed_attempts
-        and write.handoff is None
-        and not write.deliveries
-        and not write.closing
-        and not write.children
-    )
 
 
 def write_run(db: sqlite3.Connection, write: Checkpoint) -> CheckpointResult | LeaseLost:
@@ -667,6 +642,8 @@ def _refuse_unknown(db: sqlite3.Connection, app: str, run_id: str) -> None:
 #: What a write is answered with: its own answer, or the error that undid it alone.
 Answer = object | BaseException
 
+_is_one_memo = attrgetter("is_one_memo")
+
 _APPLY: Mapping[type, Callable[[sqlite3.Connection, Any], object]] = {
     Checkpoint: write_run,
     Begin: begin,
@@ -731,7 +708,7 @@ def _apply_alone(db: sqlite3.Connection, write: Write[object], path: str) -> Ans
     One that is a single statement needs no BEGIN and COMMIT either: SQLite wraps it in a
     transaction of its own, as durable as any.
     """
-    if is_one_memo(write) and write.no_pending_row:
+    if isinstance(write, Checkpoint) and write.is_one_memo and write.no_pending_row:
         return _apply_one_memo(db, write, path)
     db.execute("BEGIN IMMEDIATE")
     try:
@@ -748,7 +725,7 @@ def _apply_alone(db: sqlite3.Connection, write: Write[object], path: str) -> Ans
 def _apply_together(db: sqlite3.Connection, writes: Sequence[Write[object]]) -> Sequence[Answer]:
     """Apply writes in order. What this raises, it may have raised half-way."""
     answers: list[Answer] = []
-    for are_memos, several in groupby(writes, is_one_memo):
+    for are_memos, several in groupby(writes, _is_one_memo):
         if are_memos:
             memos: list[Any] = list(several)
             _insert_memos(db, memos)
@@ -760,7 +737,7 @@ def _apply_together(db: sqlite3.Connection, writes: Sequence[Write[object]]) -> 
 
 def _apply_apart(db: sqlite3.Connection, write: Write[object], path: str) -> Answer:
     """Apply one write of several; if it fails, the others are not touched."""
-    if is_one_memo(write):
+    if isinstance(write, Checkpoint) and write.is_one_memo:
         return _apply_one_memo(db, write, path)
     db.execute("SAVEPOINT member")
     try:

@@ -10,7 +10,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from durable_conformance.store_values import memo, pending, run, wait
+from durable_conformance.store_values import failed_attempt, memo, pending, result, run, wait
 from durable_core.errors import (
     LeaseLost,
     LimitExceededError,
@@ -36,7 +36,7 @@ from durable_core.model.event import StoredEvent
 from durable_core.model.run import Phase, Run
 from durable_core.model.step import Memo, OpKind, Pending
 from durable_core.platform import SystemIds
-from durable_core.ports import Checkpoint, CheckpointResult
+from durable_core.ports import Checkpoint, CheckpointResult, Release
 from support.harness import FakeClock, event, request
 
 
@@ -132,6 +132,29 @@ def test_first_write_creates_the_run() -> None:
     assert "/it" in first.request.head
     assert (None, None) == (second.create, second.request)
     assert ("me", 1, 50, None) == (first.owner, first.epoch, first.now, first.state)
+
+
+@pytest.mark.parametrize(
+    ("parts", "expected"),
+    [
+        ({"memos": (memo(1),)}, True),
+        ({"memos": (memo(1),), "no_pending_row": True}, True),
+        ({}, False),
+        ({"memos": (memo(1), memo(2))}, False),
+        ({"memos": (memo(1),), "state": True}, False),
+        ({"memos": (memo(1),), "release": Release(due_at=1)}, False),
+        ({"memos": (memo(1),), "result": result()}, False),
+        ({"memos": (memo(1),), "pending": (pending(),)}, False),
+        ({"memos": (memo(1),), "events": (event("e"),)}, False),
+        ({"memos": (memo(1),), "failed_attempts": (failed_attempt(1),)}, False),
+    ],
+)
+def test_a_checkpoint_says_whether_it_is_one_memo(parts: dict[str, Any], expected: bool) -> None:
+    """Whatever else it may hold makes it another kind of write, and so does a new run."""
+    ex, queue = execution(memos=()), Queue()
+    drive(save(ex, **parts), queue)
+    drive(save(execution(), **parts), queue)
+    assert [expected, False] == [write.is_one_memo for write in queue.writes]
 
 
 def test_resumed_run_is_not_created() -> None:

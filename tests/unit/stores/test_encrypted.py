@@ -436,7 +436,7 @@ def test_every_part_of_a_checkpoint_is_decided() -> None:
     """Whoever adds a part to a checkpoint decides whether it is encrypted."""
     in_clear_text = {
         *("run_id", "owner", "epoch", "now", "release", "handoff", "no_pending_row", "replacing"),
-        *("closing", "child_limit"),
+        *("closing", "child_limit", "is_one_memo"),
     }
     sealed = {
         *("create", "request", "memos", "pending", "state", "result", "events", "deliveries"),

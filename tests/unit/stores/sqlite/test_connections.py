@@ -15,7 +15,7 @@ from typing import Any
 
 import pytest
 
-from durable_conformance.store_values import created, event, memo_write, wait
+from durable_conformance.store_values import created, event, memo, memo_write, wait
 from durable_core.errors import StoreBusyError, StoreError
 from durable_core.ports import SendEvents, StoredRequest
 from durable_core.stores.sqlite import connections as handles_module
@@ -378,8 +378,9 @@ def test_a_step_changes_one_page(path: str, handles: Connections) -> None:
     """It goes to the end of its table, so that hardly any commit writes a second page."""
     handles.commit([created("r1")], 1.0)
     before = log_pages(path)
+    step = replace(memo_write(), no_pending_row=True, is_one_memo=True)
     for number in range(2, 402):
-        handles.commit([replace(memo_write(number=number), no_pending_row=True)], 1.0)
+        handles.commit([replace(step, memos=(memo(number),))], 1.0)
 
     assert 400 <= log_pages(path) - before < 440
 

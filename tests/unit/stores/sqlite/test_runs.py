@@ -16,7 +16,6 @@ from durable_conformance.store_values import (
     memo_write,
     peer,
     pending,
-    result,
     run,
     suspended,
     wait,
@@ -38,7 +37,7 @@ from durable_core.stores.sqlite.claims import claim, register
 from durable_core.stores.sqlite.events import send_events
 from durable_core.stores.sqlite.reads import load_memos
 from durable_core.stores.sqlite.sql import SCHEMA
-from durable_core.stores.sqlite.writes import is_one_memo, write_run
+from durable_core.stores.sqlite.writes import write_run
 
 
 def whole(run_id: str) -> Checkpoint:
@@ -61,25 +60,6 @@ def db() -> Iterator[sqlite3.Connection]:
     register(db, Register(worker=peer("o2")))
     yield db
     db.close()
-
-
-@pytest.mark.parametrize(
-    ("write", "expected"),
-    [
-        (memo_write(), True),
-        (replace(memo_write(), memos=()), False),
-        (replace(memo_write(), memos=(memo(2), memo(3))), False),
-        (replace(memo_write(), create=run()), False),
-        (replace(memo_write(), state=run()), False),
-        (replace(memo_write(), release=Release(due_at=1)), False),
-        (replace(memo_write(), result=result()), False),
-        (replace(memo_write(), pending=(pending(),)), False),
-        (replace(memo_write(), events=(event("1"),)), False),
-    ],
-)
-def test_one_memo_and_nothing_else(write: Checkpoint, expected: bool) -> None:
-    """Whatever else a write may hold makes it another kind of write."""
-    assert expected == is_one_memo(write)
 
 
 @pytest.mark.parametrize(

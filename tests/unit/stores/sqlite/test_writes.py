@@ -58,7 +58,8 @@ def apply(db: sqlite3.Connection, *writes: Write[object]) -> list[object]:
     return list(apply_batch(db, writes, "the path"))
 
 
-DIRECT = replace(memo_write(), no_pending_row=True)
+ONE_MEMO = replace(memo_write(), is_one_memo=True)
+DIRECT = replace(ONE_MEMO, no_pending_row=True)
 
 
 def test_one_direct_memo_is_one_guarded_insert(path: str, db: sqlite3.Connection) -> None:
@@ -124,7 +125,7 @@ def test_one_memo_that_was_pending_takes_its_record_away(db: sqlite3.Connection)
     apply(db, created())
     statements = trace(db)
 
-    apply(db, memo_write())
+    apply(db, ONE_MEMO)
 
     assert ["BEGIN IMMEDIATE", "INSERT INTO", "DELETE FROM", "COMMIT"] == [
         text.replace("-- The", "INSERT INTO") for text in statements
@@ -136,7 +137,7 @@ def test_members_with_one_memo_need_no_savepoint(db: sqlite3.Connection) -> None
     apply(db, created())
     statements = trace(db)
 
-    apply(db, *(memo_write(number=number) for number in range(2, 10)))
+    apply(db, *(replace(ONE_MEMO, memos=(memo(number),)) for number in range(2, 10)))
 
     assert 2 + 8 * 2 == len(statements)
     assert not any("SAVEPOINT" in text for text in statements)
@@ -168,8 +169,8 @@ def test_a_batch_that_is_refused_as_a_whole_costs_no_commit(db: sqlite3.Connecti
         replace(created("broken"), memos=(memo(2**70),)),
         replace(created("broken"), memos=(memo(1, value="\ud800"),)),
         replace(created("broken"), request=None),
-        replace(memo_write(number=2), memos=(memo(2**70),)),
-        replace(memo_write(number=1)),
+        replace(ONE_MEMO, memos=(memo(2**70),)),
+        replace(ONE_MEMO, memos=(memo(1),)),
     ],
     ids=["twice", "number", "surrogate", "request", "one-number", "one-twice"],
 )
@@ -179,7 +180,7 @@ def test_a_member_that_cannot_be_stored_fails_alone(
     """What it did before is undone, the others are stored."""
     apply(db, created("r1"))
 
-    answers = apply(db, created("r2"), broken, memo_write(number=9))
+    answers = apply(db, created("r2"), broken, replace(ONE_MEMO, memos=(memo(9),)))
 
     assert [False, True, False] == [isinstance(answer, Exception) for answer in answers]
     assert ["r1", "r2"] == runs(db)
@@ -222,10 +223,10 @@ def test_a_group_of_memos_that_does_not_fit_fails_together(db: sqlite3.Connectio
     """Members without savepoints are no exception."""
     apply(db, created("r1"))
     make_full(db, 10)
-    large = replace(memo_write(number=3), memos=(memo(3, value="x" * 1_000_000),))
+    large = replace(ONE_MEMO, memos=(memo(3, value="x" * 1_000_000),))
 
     with pytest.raises(StoreFullError):
-        apply(db, memo_write(number=2), large, memo_write(number=4))
+        apply(db, ONE_MEMO, large, replace(ONE_MEMO, memos=(memo(4),)))
 
     assert [1] == numbers(db)
     assert not db.in_transaction
