@@ -39,7 +39,7 @@ from durable_core.model.decision import HandoffReason
 from durable_core.model.event import Event, StoredEvent
 from durable_core.model.run import Phase, Run
 from durable_core.model.step import FailedAttempt, Memo, Op, OpKind, Pending, RunningStep
-from durable_core.model.stream import Attempt, ChunkBatch
+from durable_core.model.stream import ChunkBatch
 from durable_core.ports import (
     Checkpoint,
     CheckpointResult,
@@ -64,6 +64,7 @@ __all__ = [
     "commit",
     "new_run",
     "run_label",
+    "save_memo",
     "settle",
     "suspend_for",
     "utf8_size",
@@ -201,6 +202,7 @@ class Execution:
         state: how far the execution is from its end.
         fault: why it was closed, if something went wrong.
         due_at_once: the handler was stopped although it could go on.
+        attempts: how many attempts of steps have begun.
         in_flight: how many step functions are running.
         calls: the attempts whose functions are being called, by op id.
         parked: how many ops wait for their time.
@@ -234,12 +236,12 @@ class Execution:
     __slots__ = (
         "__weakref__",
         "_asked",
-        "_attempts",
         "_outcomes",
         "_size",
         "_step_ids",
         "activity",
         "answered",
+        "attempts",
         "awaited",
         "calls",
         "checked_at",
@@ -304,7 +306,7 @@ class Execution:
         self.deadline = run.deadline
         self.unasked: set[str] = _NOTHING
         self._outcomes = outcomes
-        self._asked = self._attempts = self._size = 0
+        self._asked = self.attempts = self._size = 0
         self._step_ids = StepIds()
 
     # -- its state --------------------------------------------------------------------------
@@ -508,11 +510,6 @@ class Execution:
             RunningStep(each.op, each.number - 1, each.started_at or 0)
             for each in list(self.calls.values())
         )
-
-    def next_attempt(self) -> Attempt:
-        """Return the identity of the attempt of a step that begins now."""
-        self._attempts += 1
-        return self.run.epoch, self._attempts
 
     def check_size(self, op: Op, value: str) -> None:
         """Count a result; raise LimitExceededError if it, or the run with it, is too large."""
@@ -802,6 +799,22 @@ def checkpoint(
         is_one_memo,
     )
     return Submit(write, ex.tickets)
+
+
+def save_memo(
+    ex: StoredExecution,
+    memo: Memo,
+    now: int,
+    sends: tuple[Event, ...] = (),
+    failed: FailedAttempt | None = None,
+) -> Submit:
+    """Note that an op has finished; return the effect that makes it durable."""
+    op_id = memo.op.id
+    ex.memos[op_id] = memo
+    had_no_row = ex.pending.pop(op_id, None) is None
+    if failed is not None:
+        return checkpoint(ex, now, (memo,), had_no_row, failed_attempts=(failed,))
+    return checkpoint(ex, now, (memo,), had_no_row, sends)
 
 
 def new_run(

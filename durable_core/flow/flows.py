@@ -11,19 +11,21 @@ from durable_core.flow.callbacks import wait_for_callback
 from durable_core.flow.child_runs import Invocation
 from durable_core.flow.effects import Flow, Submit
 from durable_core.flow.execution import Execution, StoredExecution
+from durable_core.flow.function_steps import (
+    begin_step,
+    finish_step,
+    go_on_step,
+    run_step,
+    step_result,
+)
 from durable_core.flow.handler import detach, execute, suspend
 from durable_core.flow.server_calls import FunctionCall, GatewayCall
 from durable_core.flow.signals import send_signal, wait_for_signal
 from durable_core.flow.steps import (
-    begin_step,
-    finish_step,
-    go_on_step,
     invoke,
     leave_children,
-    run_step,
     send_events,
     sleep_until,
-    step_result,
     wait_for_event,
 )
 from durable_core.http.request import Request
@@ -40,7 +42,7 @@ ExecutionT = TypeVar("ExecutionT", bound=Execution)
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class PlainSteps(Generic[ExecutionT]):
-    """How a runner does the plain steps of an engine without a flow; see ``flow/steps.py``.
+    """How a runner does plain steps without a flow; see ``flow/function_steps.py``.
 
     What comes between is the runner's: it has the function called, and performs the effect.
 

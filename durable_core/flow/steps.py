@@ -1,4 +1,4 @@
-"""The steps: the flow of each kind of step that a handler calls."""
+"""The steps: the flow of each kind of step that calls no function, and what all steps do."""
 
 from __future__ import annotations
 
@@ -7,11 +7,10 @@ from collections.abc import Callable, Collection
 from dataclasses import dataclass, replace
 from typing import Any, TypeVar
 
-from durable_core.codec.json import JSONCodec
 from durable_core.codec.records import dump_event, load_event, load_step_error
 from durable_core.codec.tokens import event_id
 from durable_core.errors import LimitExceededError, Suspended
-from durable_core.flow.attempt import Call, StepAttempt
+from durable_core.flow.attempt import Call
 from durable_core.flow.child_runs import Invocation, child_response
 from durable_core.flow.effects import (
     AwaitReplayTurn,
@@ -20,34 +19,28 @@ from durable_core.flow.effects import (
     Flow,
     Outcome,
     Raised,
-    Returned,
     Submit,
     await_delivery,
     await_replay_turn,
     park,
     unwind_if_alone,
 )
-from durable_core.flow.error_responses import step_failure
 from durable_core.flow.execution import (
     EVENT_SEQ,
-    LIVE_PHASES,
     ExecutionState,
     StoredExecution,
     begin,
-    call_step,
     checkpoint,
     commit,
+    save_memo,
     settle,
-    utf8_size,
 )
-from durable_core.flow.facts import notify_attempt, observed_step
 from durable_core.flow.handoff import hand_off
-from durable_core.flow.results import dump_result, load_result, result_remedy
-from durable_core.flow.step_options import NO_OPTIONS, StepOptions, show_step
+from durable_core.flow.step_options import StepOptions
 from durable_core.flow.versions import check_kind, check_order
 from durable_core.http.response import Response
 from durable_core.machine.addresses import child_address, child_of
-from durable_core.machine.advance import Transition, advance, describe
+from durable_core.machine.advance import Transition, advance
 from durable_core.machine.matching import WaitRule, dump_rule
 from durable_core.model.decision import (
     Failure,
@@ -60,23 +53,23 @@ from durable_core.model.decision import (
     SavePending,
 )
 from durable_core.model.event import Event, StoredEvent
-from durable_core.model.step import FailedAttempt, Memo, Op, OpKind, Pending
+from durable_core.model.step import Memo, Op, OpKind, Pending
 from durable_core.ports import Checkpoint, Write
 
 __all__ = [
     "AddressWait",
-    "begin_step",
+    "apply",
     "commit_step",
-    "dump_arguments",
-    "finish_step",
-    "go_on_step",
+    "decide",
+    "final_failure",
     "invoke",
     "leave_children",
     "own_event_id",
-    "run_step",
+    "replayed",
+    "return_outcome",
     "send_events",
     "sleep_until",
-    "step_result",
+    "until_due",
     "wait_at_address",
     "wait_for_event",
 ]
@@ -86,182 +79,15 @@ AnswerT = TypeVar("AnswerT")
 
 #: Added to times, so that ops ordered by time come after the memos, which have small numbers.
 _AFTER_MEMOS = 1_000_000_000
-#: The arguments of a step's function are kept up to this size, as JSON in UTF-8.
-_MAX_ARGUMENTS = 64 * 1024
-_JSON = JSONCodec()
 #: What every step compares with, see ``execution.py``.
-_RUNNING, _CLOSED = ExecutionState.RUNNING, ExecutionState.CLOSED
+_RUNNING = ExecutionState.RUNNING
 _WAIT = OpKind.WAIT
 _event_seq_seen = EVENT_SEQ.get  # see ``scope.py``
 
 
-def run_step(ex: StoredExecution, op: Op, call: Call) -> Flow[object]:
-    """``step.run``: return the stored outcome, or call the function until it has one."""
-    attempt = begin_step(ex, op, call)
-    if attempt is not None:
-        return (yield from go_on_step(ex, call, attempt))
-    memo = yield from _replayed(ex, op)
-    if memo is None:
-        memo = yield from _call_until_done(ex, op, call)
-    return step_result(ex, call, memo)
-
-
-def begin_step(ex: StoredExecution, op: Op, call: Call) -> StepAttempt | None:
-    """Begin the first attempt of a plain step; None if only its flow, :func:`run_step`, can.
-
-    A step is plain if it has no options, nothing of it is stored, and it may begin now. Runners
-    call its function and hand the value to :func:`finish_step`, without a flow.
-    """
-    if (
-        op.id in ex.memos
-        or op.id in ex.pending
-        or ex.state is not _RUNNING
-        or ex.unasked
-        or call.options is not None
-    ):
-        return None
-    ex.unawaited.pop(op.id, None)
-    ex.activity += 1
-    return _begin_attempt(ex, op, call)
-
-
-def finish_step(
-    ex: StoredExecution, attempt: StepAttempt, value: object
-) -> tuple[Memo, Submit] | Failure:
-    """End an attempt whose function has returned a value.
-
-    Returns:
-        The outcome, and the effect that makes it durable. Or why the value cannot be stored: then
-        the attempt has not ended yet.
-
-    Raises:
-        Suspended: nothing more of the execution counts.
-    """
-    try:
-        attempt.function_ended = True
-        text = _encode(ex, attempt, value)
-        if isinstance(text, Failure):
-            return text
-        now = ex.env.clock.now()
-        memo = Memo(  # by position, see ``record``: op, completion_no, ok, value, event_seq, ...
-            attempt.op,
-            ex.next_completion_no(),
-            True,
-            text,
-            attempt.event_seq,
-            attempt.number,
-            now,
-            attempt.started_at,
-            attempt.arguments,
-        )
-        if ex.state is _CLOSED or ex.run.phase not in LIVE_PHASES:  # as check_open() does
-            raise Suspended
-        effect = _save_memo(ex, memo, now)
-    except BaseException:
-        _end_attempt(ex, attempt)
-        raise
-    attempt.settled = True
-    _end_attempt(ex, attempt)
-    return memo, effect
-
-
-def step_result(ex: StoredExecution, call: Call, memo: Memo) -> object:
-    """Return or raise the outcome of a step that calls a function, as replay would."""
-    if not memo.ok:
-        _return_outcome(ex, memo)
-    if memo.event_seq > _event_seq_seen():
-        EVENT_SEQ.set(memo.event_seq)
-    value = ex.env.codec.decode(memo.value)
-    return value if call.result is None else load_result(call, memo.op, value)
-
-
-def go_on_step(ex: StoredExecution, call: Call, attempt: StepAttempt) -> Flow[object]:
-    """Go on with a step that :func:`begin_step` has begun; the flow first asks for the call.
-
-    The answer to that may be the failure that :func:`finish_step` has returned.
-    """
-    memo = yield from _finish_attempt(ex, call, attempt, None)
-    if memo is None:
-        memo = yield from _call_until_done(ex, attempt.op, call)
-    return step_result(ex, call, memo)
-
-
-def _call_until_done(ex: StoredExecution, op: Op, call: Call) -> Flow[Memo]:
-    """Call the function of a step, when it is due, until it has an outcome."""
-    memo: Memo | None = None
-    while memo is None:
-        before = ex.pending.get(op.id)
-        if before is not None:
-            if not before.error:
-                return (yield from _interrupt(ex, before))
-            yield from _until_due(ex, before)
-        attempt = _begin_attempt(ex, op, call)
-        if before is not None:
-            attempt.number = before.failures + 1
-        memo = yield from _finish_attempt(ex, call, attempt, before)
-    return memo
-
-
-def _begin_attempt(ex: StoredExecution, op: Op, call: Call) -> StepAttempt:
-    attempt = StepAttempt(op, ex.next_attempt(), ex, call)
-    if ex.options.record_arguments:
-        attempt.arguments = dump_arguments(call)
-    ex.in_flight += 1
-    return attempt
-
-
-def _finish_attempt(
-    ex: StoredExecution, call: Call, attempt: StepAttempt, before: Pending | None
-) -> Flow[Memo | None]:
-    """Have the function called, and store how it ended. Return None if the step will be retried.
-
-    Args:
-        ex: the execution.
-        call: of the step; that of the attempt may be another one meanwhile.
-        attempt: the attempt, which has begun.
-        before: what is stored of the attempts before it.
-    """
-    op = attempt.op
-    try:
-        outcome: Outcome | Failure | None = None
-        if call.options is not None and call.options.at_most_once:
-            outcome = yield from _save_begun(ex, op, before)
-            before = before or ex.pending.get(op.id)
-        if outcome is None:
-            outcome = yield from call_step(ex, attempt)
-        if attempt.started_at is None:  # it was cancelled before
-            attempt.event_seq, attempt.started_at = _event_seq_seen(), ex.env.clock.now()
-        if before is not None:
-            # An event that answers the first attempt must not be lost.
-            attempt.event_seq = before.event_seq
-    except BaseException:
-        _end_attempt(ex, attempt)
-        raise
-    if isinstance(outcome, Returned):
-        ended = finish_step(ex, attempt, outcome.value)
-        if not isinstance(ended, Failure):
-            memo, effect = ended
-            ex.add_ticket((yield effect))
-            return memo
-        outcome = ended
-    try:
-        return (yield from _fail(ex, attempt, outcome))
-    finally:
-        _end_attempt(ex, attempt)
-
-
-def _end_attempt(ex: StoredExecution, attempt: StepAttempt) -> None:
-    attempt.function_ended = True
-    ex.calls.pop(attempt.op.id, None)
-    if ex.stream is not None and not attempt.settled:
-        ex.stream.roll_back(attempt)
-    ex.in_flight -= 1
-    ex.activity += 1
-
-
 def sleep_until(ex: StoredExecution, op: Op, due_at: Callable[[int], int]) -> Flow[None]:
     """``step.sleep`` and ``step.sleep_until``; ``due_at`` gets the time now."""
-    memo = yield from _replayed(ex, op)
+    memo = yield from replayed(ex, op)
     if memo is None:
         pending = ex.pending.get(op.id)
         if pending is None:
@@ -273,14 +99,14 @@ def sleep_until(ex: StoredExecution, op: Op, due_at: Callable[[int], int]) -> Fl
                 ex.add_ticket((yield checkpoint(ex, now=now, pending=(pending,))))
         else:
             yield from _await_replay_turn(ex, pending)
-        yield from _until_due(ex, pending)
+        yield from until_due(ex, pending)
         memo = yield from _end(ex, pending, "null", _event_seq_seen())
-    _return_outcome(ex, memo)
+    return_outcome(ex, memo)
 
 
 def wait_for_event(ex: StoredExecution, op: Op, rule: WaitRule, timeout: int) -> Flow[Event | None]:
     """``step.wait_for_event``: the first matching event after the last step, or None."""
-    memo = yield from _replayed(ex, op)
+    memo = yield from replayed(ex, op)
     if memo is None:
         pending = ex.pending.get(op.id)
         if pending is None:
@@ -288,14 +114,14 @@ def wait_for_event(ex: StoredExecution, op: Op, rule: WaitRule, timeout: int) ->
             yield from _save_pending(ex, pending)
         else:
             yield from _await_replay_turn(ex, pending)
-        yield from _until_due(ex, pending)
+        yield from until_due(ex, pending)
         event = ex.pending[op.id].matched
         if event is None:
             memo = yield from _end(ex, pending, "null", pending.event_seq)
         else:
             ex.consumed_seqs |= {event.seq}
             memo = yield from _end(ex, pending, dump_event(event.event), event.seq)
-    _return_outcome(ex, memo)
+    return_outcome(ex, memo)
     return None if memo.value == "null" else load_event(memo.value)
 
 
@@ -324,7 +150,7 @@ def wait_at_address(ex: StoredExecution, op: Op, wait: AddressWait) -> Flow[str]
     Raises:
         SignalConflictError: another op waits there, and is not to be replaced.
     """
-    memo = yield from _replayed(ex, op)
+    memo = yield from replayed(ex, op)
     if memo is None:
         pending = ex.pending.get(op.id)
         if pending is None:
@@ -340,7 +166,7 @@ def wait_at_address(ex: StoredExecution, op: Op, wait: AddressWait) -> Flow[str]
         else:
             yield from _await_replay_turn(ex, pending)
         if op.id in ex.pending:
-            yield from _until_due(ex, pending)
+            yield from until_due(ex, pending)
             event = ex.pending[op.id].matched
             if event is None:
                 event = yield from _close_address(ex, op)
@@ -352,7 +178,7 @@ def wait_at_address(ex: StoredExecution, op: Op, wait: AddressWait) -> Flow[str]
                 name="SignalConflictError", message=text, retriable=False, conflict=True
             )
             memo = yield from _fail_pending(ex, pending, failure)
-    _return_outcome(ex, memo)
+    return_outcome(ex, memo)
     return memo.value
 
 
@@ -383,7 +209,7 @@ def commit_step(
         make_write: makes the write, given the time; the same one in every attempt.
         dump: makes the result of the step, which is JSON, of the answer to the write.
     """
-    memo = yield from _replayed(ex, op)
+    memo = yield from replayed(ex, op)
     if memo is None:
         begun = yield from begin(ex, op)
         ex.check_open()
@@ -394,9 +220,9 @@ def commit_step(
         now = ex.env.clock.now()
         value = json.dumps(dump(answer), ensure_ascii=False)
         ended = OpEnded(memo=_success(ex, op, value, event_seq, now, started_at=started_at))
-        memo = yield from _apply(ex, _decide(ex, ended, now), now)
+        memo = yield from apply(ex, decide(ex, ended, now), now)
         assert memo is not None
-    _return_outcome(ex, memo)
+    return_outcome(ex, memo)
     result: object = json.loads(memo.value)
     return result
 
@@ -407,7 +233,7 @@ def send_events(ex: StoredExecution, op: Op, events: tuple[Event, ...]) -> Flow[
     Ids that the user left out are made from run and step, so that a crash cannot send twice. They
     are made with the application's secret, so that no client can guess them.
     """
-    memo = yield from _replayed(ex, op)
+    memo = yield from replayed(ex, op)
     if memo is None:
         now = ex.env.clock.now()
         named = tuple(
@@ -416,13 +242,13 @@ def send_events(ex: StoredExecution, op: Op, events: tuple[Event, ...]) -> Flow[
         )
         value = json.dumps([event.id for event in named], ensure_ascii=False)
         ended = OpEnded(memo=_success(ex, op, value, _event_seq_seen(), now, started_at=now))
-        yield from _apply(ex, _decide(ex, ended, now), now, named)
+        yield from apply(ex, decide(ex, ended, now), now, named)
         yield from settle(ex)
         # A wait after this step matches only events that come after the events sent here.
         sent = max(ex.sent.get(event.id or "", 0) for event in named)
         memo = ex.memos[op.id]
         memo = ex.memos[op.id] = replace(memo, event_seq=max(memo.event_seq, sent))
-    _return_outcome(ex, memo)
+    return_outcome(ex, memo)
     ids: list[str] = json.loads(memo.value)
     return ids
 
@@ -433,7 +259,7 @@ def invoke(ex: StoredExecution, op: Op, child: Invocation) -> Flow[Response]:
     The child is stored in the transaction that stores the step. Its end is delivered to the step in
     the transaction that stores that end.
     """
-    memo = yield from _replayed(ex, op)
+    memo = yield from replayed(ex, op)
     if memo is None:
         pending = ex.pending.get(op.id)
         if pending is None:
@@ -443,9 +269,9 @@ def invoke(ex: StoredExecution, op: Op, child: Invocation) -> Flow[Response]:
         if ex.attached and child.wait_in_place and not _is_due(ex, op.id, pending):
             yield from await_delivery(op, child.wait_in_place)
             ex.check_open()
-        yield from _until_due(ex, pending)
+        yield from until_due(ex, pending)
         memo = yield from _end_child(ex, pending, child)
-    _return_outcome(ex, memo)
+    return_outcome(ex, memo)
     return child_response(memo.value)
 
 
@@ -531,7 +357,7 @@ def own_event_id(ex: StoredExecution, op: Op, index: int = 0) -> str:
     )
 
 
-def _replayed(ex: StoredExecution, op: Op) -> Flow[Memo | None]:
+def replayed(ex: StoredExecution, op: Op) -> Flow[Memo | None]:
     """Return the memo of an op, in its turn; None if the op has not finished."""
     ex.unawaited.pop(op.id, None)
     ex.activity += 1
@@ -557,7 +383,7 @@ def _may_not_begin(ex: StoredExecution, op: Op) -> bool:
     return ex.state is ExecutionState.REPLAYING or ex.holds(op.id)
 
 
-def _return_outcome(ex: StoredExecution, memo: Memo) -> None:
+def return_outcome(ex: StoredExecution, memo: Memo) -> None:
     """Note what the handler now knows of an outcome, or raise it, as replay would."""
     if memo.event_seq > _event_seq_seen():
         EVENT_SEQ.set(memo.event_seq)
@@ -569,75 +395,14 @@ def _return_outcome(ex: StoredExecution, memo: Memo) -> None:
         raise load_step_error(memo.op.name, memo.value)
 
 
-def _save_begun(ex: StoredExecution, op: Op, before: Pending | None) -> Flow[Cancelled | None]:
-    """Make durable that an attempt begins, unless user code cancels the step meanwhile.
-
-    Nothing else is a pending RUN without an error.
-    """
-    begun = yield from begin(ex, op)
-    ex.check_open()
-    if isinstance(begun, Cancelled):
-        return begun
-    event_seq, now = begun
-    failures = 0 if before is None else before.failures
-    pending = Pending(op=op, due_at=now, failures=failures, event_seq=event_seq, started_at=now)
-    ex.pending[op.id] = pending
-    ex.add_ticket((yield checkpoint(ex, pending=(pending,))))
-    yield from settle(ex)
-    ex.check_open()
-    return None
-
-
-def _fail(
-    ex: StoredExecution, attempt: StepAttempt, outcome: Raised | Cancelled | Failure
-) -> Flow[Memo | None]:
-    """Store a failed attempt. Return the memo, or None if the step will be retried."""
-    attempt.function_ended = True
-    now = ex.env.clock.now()
-    assert attempt.started_at is not None
-    options = None if attempt.call is None else attempt.call.options
-    failure = _why_failed(ex, options, outcome, now)
-    if ex.stream is not None:
-        ex.stream.roll_back(attempt)
-    failed = OpFailed(
-        op=attempt.op,
-        failure=failure,
-        completion_no=ex.next_completion_no(),
-        event_seq=attempt.event_seq,
-        failures=attempt.number - 1,
-        u=ex.env.ids.uniform(),
-        started_at=attempt.started_at,
-        retries=None if options is None else options.most_retries,
-        arguments=attempt.arguments,
-    )
-    transition = _decide(ex, failed, now, options)
-    yield from _report_failure(ex, attempt.op, options, outcome, transition)
-    memo = yield from _apply(ex, transition, now)
-    attempt.settled = True
-    if isinstance(outcome, Cancelled):
-        raise outcome.error
-    return memo
-
-
-def _interrupt(ex: StoredExecution, pending: Pending) -> Flow[Memo]:
-    """Fail a step whose attempt has begun, in another execution, and of whose end is unknown."""
-    now = ex.env.clock.now()
-    text = "its process died while the function ran; it may have had its effect, or not"
-    failure = Failure(name="StepInterrupted", message=text, retriable=False, interrupted=True)
-    transition = _decide(ex, _final_failure(ex, pending, failure, now), now)
-    yield from notify_attempt(ex, _failed_attempt(transition), step=observed_step(pending.op))
-    yield from _apply(ex, transition, now)
-    return ex.memos[pending.op.id]
-
-
 def _fail_pending(ex: StoredExecution, pending: Pending, failure: Failure) -> Flow[Memo]:
     """Fail an op for good whose function, if it has one, was not called here."""
     now = ex.env.clock.now()
-    yield from _apply(ex, _decide(ex, _final_failure(ex, pending, failure, now), now), now)
+    yield from apply(ex, decide(ex, final_failure(ex, pending, failure, now), now), now)
     return ex.memos[pending.op.id]
 
 
-def _final_failure(ex: StoredExecution, pending: Pending, failure: Failure, now: int) -> OpFailed:
+def final_failure(ex: StoredExecution, pending: Pending, failure: Failure, now: int) -> OpFailed:
     return OpFailed(
         op=pending.op,
         failure=failure,
@@ -647,63 +412,6 @@ def _final_failure(ex: StoredExecution, pending: Pending, failure: Failure, now:
         u=0.0,
         started_at=now if pending.started_at is None else pending.started_at,
     )
-
-
-def _report_failure(
-    ex: StoredExecution,
-    op: Op,
-    options: StepOptions | None,
-    outcome: Outcome | Failure,
-    transition: Transition,
-) -> Flow[None]:
-    """Notify observers of a failed attempt; what the function raised is logged, too."""
-    failed = _failed_attempt(transition)
-    options = options or NO_OPTIONS
-    error, text = None, ""
-    if isinstance(outcome, Raised):
-        error, then = outcome.error, "and will not be retried"
-        if failed.retry_at is not None:
-            left = max(0, failed.retry_at - ex.env.clock.now()) / 1000
-            then = f"and will be retried in {left:.1f} s"
-        retries = ex.run.retries if options.most_retries is None else options.most_retries
-        attempt = f"attempt {failed.number} of {retries + 1}"
-        text = f"step {show_step(op, options)} failed, {attempt}, {then}: {describe(error)}"
-    step = observed_step(op, options.name)
-    yield from notify_attempt(ex, failed, step=step, error=error, message=text)
-
-
-def _failed_attempt(transition: Transition) -> FailedAttempt:
-    """Return the attempt that has failed; the first command keeps it."""
-    command = transition.commands[0]
-    assert isinstance(command, SaveMemo | SavePending)
-    assert command.failed is not None
-    return command.failed
-
-
-def _why_failed(
-    ex: StoredExecution,
-    options: StepOptions | None,
-    outcome: Raised | Cancelled | Failure,
-    now: int,
-) -> Failure:
-    """Return why a step's function has no result."""
-    if isinstance(outcome, Failure):
-        return outcome
-    if isinstance(outcome, Raised):
-        return step_failure(ex.options, outcome, now, options)
-    text = "user code cancelled the step before its function ended"
-    return Failure(name="StepCancelled", message=text, retriable=False, cancelled=True)
-
-
-def dump_arguments(call: Call) -> str | None:
-    """Return the arguments of a step's function as ``Memo.arguments`` has them."""
-    if not call.args and not call.kwargs:
-        return None
-    try:
-        text = _JSON.encode({"args": list(call.args), "kwargs": dict(call.kwargs or {})})
-    except TypeError:
-        return ""
-    return text if utf8_size(text) <= _MAX_ARGUMENTS else ""
 
 
 def _success(
@@ -728,31 +436,6 @@ def _success(
     )
 
 
-def _encode(ex: StoredExecution, attempt: StepAttempt, value: object) -> str | Failure:
-    """Return the text to store, or the failure of a result that cannot be stored."""
-    call, op = attempt.call, attempt.op
-    assert call is not None
-    try:
-        if call.result is None:
-            text = ex.env.codec.encode(value)
-        else:
-            text = dump_result(ex.env.codec, call.result, value)
-    except MemoryError:
-        raise
-    except Exception as error:
-        remedy = result_remedy(call, error)
-        message = f"the result of step {op.name!r} cannot be stored: {error}{remedy}"
-        return Failure(
-            name="StepResultError", message=message, retriable=False, result="unstorable"
-        )
-    try:
-        ex.check_size(op, text)
-    except LimitExceededError as error:
-        name = "StepResultTooLargeError"
-        return Failure(name=name, message=str(error), retriable=False, result="too-large")
-    return text
-
-
 def _end(ex: StoredExecution, pending: Pending, value: str, event_seq: int) -> Flow[Memo]:
     """Finish an op that has no function."""
     now = ex.env.clock.now()
@@ -764,7 +447,7 @@ def _end(ex: StoredExecution, pending: Pending, value: str, event_seq: int) -> F
         del ex.pending[memo.op.id]
         ex.unsaved = (*ex.unsaved, memo)
     else:
-        yield from _apply(ex, _decide(ex, OpEnded(memo=memo), now), now)
+        yield from apply(ex, decide(ex, OpEnded(memo=memo), now), now)
     return memo
 
 
@@ -786,7 +469,7 @@ def _would_end_again(ex: StoredExecution, op: Op) -> bool:
     )
 
 
-def _decide(
+def decide(
     ex: StoredExecution, ended: Input, now: int, options: StepOptions | None = None
 ) -> Transition:
     """Advance the run by the end of an op."""
@@ -799,7 +482,7 @@ def _decide(
     return transition
 
 
-def _apply(
+def apply(
     ex: StoredExecution, transition: Transition, now: int, sends: tuple[Event, ...] = ()
 ) -> Flow[Memo | None]:
     """Carry out the commands of a transition. Return the memo if the op has finished."""
@@ -807,7 +490,7 @@ def _apply(
     for command in transition.commands:
         match command:
             case SaveMemo(memo=memo, failed=failed):
-                ex.add_ticket((yield _save_memo(ex, memo, now, sends, failed)))
+                ex.add_ticket((yield save_memo(ex, memo, now, sends, failed)))
             case SavePending(pending=pending, failed=failed):
                 ex.pending[pending.op.id] = pending
                 failed_attempts = () if failed is None else (failed,)
@@ -820,22 +503,6 @@ def _apply(
             case _:
                 raise AssertionError(f"a step cannot lead to {command!r}")
     return memo
-
-
-def _save_memo(
-    ex: StoredExecution,
-    memo: Memo,
-    now: int,
-    sends: tuple[Event, ...] = (),
-    failed: FailedAttempt | None = None,
-) -> Submit:
-    """Note that an op has finished; return the effect that makes it durable."""
-    op_id = memo.op.id
-    ex.memos[op_id] = memo
-    had_no_row = ex.pending.pop(op_id, None) is None
-    if failed is not None:
-        return checkpoint(ex, now, (memo,), had_no_row, failed_attempts=(failed,))
-    return checkpoint(ex, now, (memo,), had_no_row, sends)
 
 
 def _wait(ex: StoredExecution, op: Op, rule: WaitRule, timeout: int) -> Pending:
@@ -877,7 +544,7 @@ def _await_replay_turn(ex: StoredExecution, pending: Pending) -> Flow[None]:
     ex.activity += 1
 
 
-def _until_due(ex: StoredExecution, pending: Pending) -> Flow[None]:
+def until_due(ex: StoredExecution, pending: Pending) -> Flow[None]:
     """Return when the op is due, or its event has come; until then it is parked.
 
     It stays parked once no step may begin any more. Of a run that is being undone it must not end:
@@ -912,7 +579,7 @@ def _park(ex: StoredExecution, pending: Pending, parked: Transition, now: int) -
         ex.late_handoff = None
     yield from settle(ex, op.name)
     ex.check_open()
-    yield from _apply(ex, parked, now)
+    yield from apply(ex, parked, now)
     yield from unwind_if_alone(op.id)
     yield from park(op.id, None if ex.holds(op.id) else pending.due_at)
 

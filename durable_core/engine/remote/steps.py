@@ -33,10 +33,10 @@ from durable_core.flow.effects import (
 )
 from durable_core.flow.error_responses import step_failure
 from durable_core.flow.execution import call_step
+from durable_core.flow.function_steps import dump_arguments
 from durable_core.flow.results import dump_result, load_result, result_remedy
 from durable_core.flow.server_calls import FunctionCall, GatewayCall
 from durable_core.flow.step_options import NO_OPTIONS, StepOptions, show_step
-from durable_core.flow.steps import dump_arguments
 from durable_core.http.request import Request
 from durable_core.machine.matching import WaitRule
 from durable_core.model.decision import Failure
@@ -277,7 +277,9 @@ def perform(
     """
     if not (yield from _may_run(ex, op)):
         yield from park_for_ever(ex, op)
-    attempt = StepAttempt(op, ex.next_attempt(), ex, call if is_users else None)
+    ex.attempts += 1
+    identity = ex.run.epoch, ex.attempts
+    attempt = StepAttempt(op, identity, ex, call if is_users else None)
     if ex.reentry is not None:
         attempt.number = ex.counted(op.name) + ex.reentry.generation
     ex.in_flight += 1

@@ -13,7 +13,7 @@ from durable_core.flow.attempt import Call
 from durable_core.flow.effects import Flow
 from durable_core.flow.execution import StoredExecution
 from durable_core.flow.flows import EMBEDDED_FLOWS
-from durable_core.flow.steps import run_step
+from durable_core.flow.function_steps import run_step
 from durable_core.model.step import Op
 from support.engine_subjects import EmbeddedSubject
 from support.mutants.runs import committing, lose_events, only_runs, without_body, without_memos

@@ -4,22 +4,28 @@ from __future__ import annotations
 
 from dataclasses import fields
 
-from durable_core.flow import callbacks, signals, steps
+from durable_core.flow import callbacks, function_steps, signals, steps
 from durable_core.flow import handler as serve
 from durable_core.flow.flows import EMBEDDED_FLOWS, EngineFlows, PlainSteps
 
 
 def test_the_stored_flows_are_those_of_this_room() -> None:
-    """Each is the function of its name in ``steps``, a room beside it or ``serve``."""
-    named = {**vars(serve), **vars(callbacks), **vars(signals), **vars(steps)}
+    """Each is the function of its name in ``steps``, a module beside it or ``serve``."""
+    named = {
+        **vars(serve),
+        **vars(callbacks),
+        **vars(signals),
+        **vars(function_steps),
+        **vars(steps),
+    }
     own = {"engine_name": "the embedded engine"}
     of_servers = {"invoke_function": None, "call_through_server": None}
     plain = {
         "plain_steps": PlainSteps(
-            begin=steps.begin_step,
-            finish=steps.finish_step,
-            result=steps.step_result,
-            go_on=steps.go_on_step,
+            begin=function_steps.begin_step,
+            finish=function_steps.finish_step,
+            result=function_steps.step_result,
+            go_on=function_steps.go_on_step,
         )
     }
     others = own | of_servers | plain
