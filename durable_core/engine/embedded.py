@@ -220,6 +220,24 @@ class EmbeddedEngine(RunControl):
         worker.start()
         return worker
 
+    def stop(self, timeout: float) -> None:
+        """Stop the worker of this process, if there is one, and close the store.
+
+        Who has sent an event, or looked at runs, has opened the store without a worker.
+
+        Args:
+            timeout: seconds that steps in flight have.
+
+        Raises:
+            RuntimeError: called on the event loop that its runs need.
+        """
+        super().stop(timeout)
+        with self._lock:
+            if self.worker is None and self._store is not None:
+                from durable_core.stores.users import close_unused
+
+                close_unused(self, self._store)
+
     @contextmanager
     def override(
         self, *, env: AppConfig, store: Store, settings: Settings, make_worker: WorkerFactory

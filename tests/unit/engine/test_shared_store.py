@@ -15,6 +15,7 @@ from durable_core.api.durable import Durable
 from durable_core.api.step import step, sync_step
 from durable_core.errors import StoreError
 from durable_core.http.request import Request
+from durable_core.model.event import Event
 from durable_core.ports import Register, Store, Unregister
 from durable_core.stores.encrypted import EncryptedStore
 from durable_core.stores.memory import MemoryStore
@@ -99,6 +100,25 @@ def test_the_last_application_closes_the_store(
     first.stop()
     with pytest.raises(StoreError, match="not open"):
         store.commit([Unregister(id="nobody", now=0)], wait=0)
+
+
+@pytest.mark.parametrize("make", STORES.values(), ids=STORES.keys())
+def test_who_never_started_closes_the_store(make: Callable[[Path], Store], tmp_path: Path) -> None:
+    """An event was sent, and runs were looked at: the stop ends what that has opened."""
+    store = make(tmp_path)
+    sender = Durable(id="sender", store=store)
+    sender.send(Event("go"))
+    assert [] == list(sender.runs.list())
+    sender.stop()
+    with pytest.raises(StoreError, match="not open"):
+        store.commit([Unregister(id="nobody", now=0)], wait=0)
+
+    worker, call = application("worker", store)
+    assert 200 == call()
+    sender.send(Event("go"))
+    sender.stop()
+    assert 200 == call()
+    worker.stop()
 
 
 def test_stop_async_leaves_the_store_to_the_others(tmp_path: Path) -> None:
