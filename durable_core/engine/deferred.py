@@ -7,7 +7,8 @@ for nothing of a run, there is none.
 
 If it asks for a step, the run is made, and the step is executed within the first part as far as it
 need not wait. The run itself begins in the next turn of the event loop, in the task that the
-handler has had from the beginning.
+handler has had from the beginning. If the handler has returned by then, nothing is left but the end
+of the run, which needs no task: whoever waits for the response executes it.
 
 As long as the first part runs, nothing else happens on the event loop. So nobody can tell the
 difference: no client can be found gone, and nobody can ask for the runs that are live.

@@ -283,9 +283,11 @@ class AttachedPassage(Passage):
         self._is_answered = True
         self._end_watch()
         self._body.release()
-        with suppress(OSError):  # the client is gone: its run has ended, and has work to do yet
+        try:
             for each in capture.messages:
                 await self._send(each)
+        except OSError:
+            pass  # the client is gone: its run has ended, and has work to do yet
 
     async def _end_here(self) -> None:
         """Execute the rest of a run in this task, as its response is there; or have it begin."""
@@ -372,7 +374,7 @@ class AttachedPassage(Passage):
         self._converse(call, value, AwaitedResponse(loop=loop))
         return await value
 
-    def _request_of_run(self) -> tuple[Request, str]:
+    def _request_of_run(self) -> tuple[Request, str | None]:
         """Return the request, and the template of its path, for the run that there is now.
 
         Raises:
@@ -381,7 +383,7 @@ class AttachedPassage(Passage):
         self._body.hold()
         self._exchange = self._new_exchange(self._body.receive_next)
         request = parse_request(self._exchange, self._limits, bytes(self._body.kept))
-        return request, self._route
+        return request, self._exchange.route
 
     def _begin(
         self,
