@@ -10,6 +10,7 @@ from threading import Thread
 import pytest
 
 from durable_conformance.faulty_proxy import FaultyProxy
+from support.ports import ReservedPort
 
 
 class Echo(StreamRequestHandler):
@@ -76,7 +77,9 @@ def test_who_is_dead_takes_no_connections(host: str) -> None:
 
 def test_a_server_that_is_not_there(host: str) -> None:
     """A client of it is let go."""
-    with socket.create_server(("127.0.0.1", 0)) as gone:
-        port = gone.getsockname()[1]
-    with FaultyProxy(f"127.0.0.1:{port}") as proxy, connect(proxy) as one:
+    with (
+        ReservedPort() as nobody,
+        FaultyProxy(f"127.0.0.1:{nobody.number}") as proxy,
+        connect(proxy) as one,
+    ):
         assert b"" == one.recv(1)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import threading
 from collections.abc import Callable, Coroutine
 from pathlib import Path
 from typing import Any
@@ -17,6 +18,7 @@ from durable_core.errors import ConfigurationError
 from durable_core.testing import AsyncHarness, harness
 from support.docs_pages import run_page
 from support.harness import until
+from support.raw_http import ask_and_leave
 from support.source_tree import ROOT
 
 
@@ -188,11 +190,14 @@ def test_what_is_refused(page: Page) -> None:
 def test_on_a_server(page: Page) -> None:
     """A client of an event stream gets what steps push; one that leaves does not end its run."""
 
+    go_on = threading.Event()
+    go_on.set()
+
     @page.app.get("/")
     @page.durable.endpoint
     async def it() -> str:
         await step.run("push", lambda: stream.push("hello"))
-        await step.run("wait", asyncio.sleep, 0.5)
+        await step.run("wait", go_on.wait, 20)
         return "done"
 
     application: Any = page.app
@@ -201,7 +206,8 @@ def test_on_a_server(page: Page) -> None:
         text = httpx2.get(server.url, headers=headers).text
         assert "hello" in text
         assert "done" in text
-        with httpx2.Client(timeout=0.2) as client, pytest.raises(httpx2.ReadTimeout):
-            client.get(server.url)
+        go_on.clear()
+        ask_and_leave(server.port, "/", lambda: len(page.durable.runs.list()) == 2)
+        go_on.set()
         until(lambda: ["completed"] * 2 == [run.status for run in page.durable.runs.list()])
     page.durable.stop()

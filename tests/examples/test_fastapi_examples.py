@@ -6,7 +6,6 @@ import json
 import os
 import re
 import shutil
-import socket
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -22,6 +21,7 @@ from playwright.sync_api import sync_playwright
 
 from durable_core import Durable
 from support.harness import until
+from support.ports import ReservedPort
 from support.source_tree import ROOT
 
 EXAMPLES = {"trip_booker": "TRIPS", "deep_research": "RESEARCH"}
@@ -76,19 +76,23 @@ def test_research(example: Any) -> None:
 @contextmanager
 def served(name: str, folder: Path, slowness: float) -> Iterator[str]:
     """Run an example under its supervisor; yield its URL."""
-    with socket.create_server(("127.0.0.1", 0)) as free:
-        port = free.getsockname()[1]
     environ = {
         **os.environ,
         f"{EXAMPLES[name]}_STORE": str(folder / "store.db"),
         f"{EXAMPLES[name]}_SLOWNESS": str(slowness),
     }
-    command = [sys.executable, str(ROOT / "examples" / f"{name}.py"), "--port", str(port)]
-    with subprocess.Popen(
-        command, env=environ, stdout=subprocess.DEVNULL, start_new_session=True
-    ) as supervisor:
+    command = [sys.executable, str(ROOT / "examples" / f"{name}.py"), "--port"]
+    with (
+        ReservedPort() as port,
+        subprocess.Popen(
+            [*command, str(port.number)],
+            env=environ,
+            stdout=subprocess.DEVNULL,
+            start_new_session=True,
+        ) as supervisor,
+    ):
         try:
-            url = f"http://127.0.0.1:{port}"
+            url = f"http://127.0.0.1:{port.number}"
             until(lambda: is_up(url))
             yield url
         finally:

@@ -5,12 +5,14 @@ from __future__ import annotations
 import errno
 import json
 import socket
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from http.client import HTTPResponse
 from typing import Any
 
-__all__ = ["Reply", "ask", "connect", "exchange", "read_reply", "until_first"]
+from support.harness import until
+
+__all__ = ["Reply", "ask", "ask_and_leave", "connect", "exchange", "read_reply", "until_first"]
 
 _TIMEOUT = 30.0
 
@@ -71,6 +73,19 @@ def ask(
     with connect(port, host) as connection:
         connection.sendall(head.encode("latin-1") + (body or b""))
         return read_reply(connection, method)
+
+
+def ask_and_leave(port: int, target: str, may_leave: Callable[[], object]) -> None:
+    """Send a GET request, and close the connection once it may, before there is an answer."""
+    with connect(port) as connection:
+        connection.sendall(f"GET {target} HTTP/1.1\r\nHost: localhost:{port}\r\n\r\n".encode())
+        until(may_leave)
+        connection.setblocking(False)
+        try:
+            answer = connection.recv(1000)
+        except BlockingIOError:
+            return
+    raise AssertionError(f"the server has answered: {answer!r}")
 
 
 def exchange(port: int, data: bytes) -> bytes:

@@ -33,6 +33,7 @@ from durable_core.errors import ConfigurationError
 from durable_core.sync import step as sync_step
 from durable_starlette import StarletteApp, endpoint_adapter, install
 from support.harness import until
+from support.raw_http import ask_and_leave
 
 
 @pytest.fixture
@@ -176,18 +177,10 @@ def test_a_client_that_goes_away(durable: Durable[StarletteApp]) -> None:
         return PlainTextResponse("done")
 
     with serving(durable, Route("/", it)) as client:
-        gone = threading.Thread(target=lambda: _ask_and_leave(client.base_url))
-        gone.start()
-        assert begun.wait(20)
-        gone.join()
+        ask_and_leave(client.base_url.port or 0, "/", begun.is_set)
         until(lambda: bool(durable.runs.list()))  # handed off
         go_on.set()
         until(lambda: ["completed"] == [run.status for run in durable.runs.list()])
-
-
-def _ask_and_leave(url: httpx2.URL) -> None:
-    with pytest.raises(httpx2.ReadTimeout), httpx2.Client(base_url=url, timeout=0.3) as client:
-        client.get("/")
 
 
 @pytest.mark.parametrize("kind", ["async", "def"])
