@@ -4,6 +4,7 @@
 
 import asyncio
 import time
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -340,12 +341,17 @@ def test_a_time_out_of_the_application_while_the_response_is_stored(
 
     class Slow(SQLiteStore):
         def commit(self, writes: Any, *, wait: float) -> Any:
+            if limits:
+                end_time, loop = limits.pop()
+                loop.call_soon_threadsafe(end_time, loop.time())
             time.sleep(0.2)
             return super().commit(writes, wait=wait)
 
     store = Slow(str(tmp_path / "db"))
     durable = Durable(id="shop", endpoint_adapter=endpoint_adapter, store=store)
     app, sent = FastAPI(), list[Message]()
+    #: The time-out, until the response is being stored.
+    limits: list[tuple[Callable[[float], None], asyncio.AbstractEventLoop]] = []
 
     @app.get("/")
     @durable.endpoint
@@ -357,7 +363,8 @@ def test_a_time_out_of_the_application_while_the_response_is_stored(
 
     async def in_time(scope: Scope, receive: Receive, send: Send) -> None:
         try:
-            async with asyncio.timeout(0.1):
+            async with asyncio.timeout(None) as limit:
+                limits.append((limit.reschedule, asyncio.get_running_loop()))
                 await inner(scope, receive, send)
         except TimeoutError:
             await send(head_of(504))
