@@ -38,7 +38,7 @@ from durable_core.runners.thread_pool import DaemonThreadPool
 from durable_core.stores.memory import MemoryStore
 from durable_core.stores.sqlite import SQLiteStore
 from durable_core.streams.log import RunLog
-from support.harness import FakeClock
+from support.harness import FakeClock, until_async
 
 
 class Broken(MemoryStore):
@@ -170,28 +170,39 @@ def test_a_slow_client_has_to_come_again() -> None:
     assert 2 == len(list(body))
 
 
-def test_who_does_not_read_is_let_go(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Nothing of it is kept then. One that reads slowly stays."""
-    monkeypatch.setattr("durable_core.engine.stream_bodies._STALLED", 0.8)
+class SkippingLoop(asyncio.SelectorEventLoop):
+    """An event loop that can be told that time has passed."""
+
+    skipped = 0.0
+
+    def time(self) -> float:
+        return super().time() + self.skipped
+
+
+def test_who_does_not_read_is_let_go() -> None:
+    """Nothing of it is kept after 30 s. One that reads slowly stays."""
     closed: list[str] = []
     store = MemoryStore()
     commit(store, created())
 
-    async def exchange() -> tuple[list[str], bool, list[bytes]]:
+    async def exchange(loop: SkippingLoop) -> tuple[list[str], bool, list[bytes]]:
         following = reader()
         following.log.attach_publisher(Source())  # type: ignore[attr-defined]
         body = async_body(Host(store), following, lambda: closed.append("one"))
         for _ in range(6):
             await anext(body)
-            await asyncio.sleep(0.2)
+            loop.skipped += 10
+            await asyncio.sleep(0.001)  # after all that was due before
         early = list(closed)
         had_backlog = following.backlog is not None
-        async with asyncio.timeout(10):
-            while not closed:
-                await asyncio.sleep(0.05)
+        loop.skipped += 30
+        await until_async(lambda: closed)
         return early, had_backlog and following.backlog is None, [part async for part in body]
 
-    assert ([], True, []) == asyncio.run(exchange())
+    with asyncio.Runner(loop_factory=SkippingLoop) as runner:
+        loop = runner.get_loop()
+        assert isinstance(loop, SkippingLoop)
+        assert ([], True, []) == runner.run(exchange(loop))
     assert ["one"] == closed
 
 
