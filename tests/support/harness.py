@@ -55,8 +55,9 @@ T = TypeVar("T")
 QUICK = Settings(unwind_time=2.0)
 #: A step or handler is tried again at once.
 AT_ONCE = RetryPolicy(base="1ms", max="1ms")
-#: For how long a test waits for what must happen, seconds.
-PATIENCE = 20.0
+#: For how long a test waits for what must happen, seconds. On a busy machine a process that serves
+#: takes 20 s to start.
+PATIENCE = 45.0
 
 
 class FakeClock:

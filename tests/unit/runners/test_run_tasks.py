@@ -33,6 +33,8 @@ from support.harness import (
 
 Branch = Callable[[], Coroutine[Any, Any, None]]
 Scenario = Callable[[Branch], Awaitable[None]]
+#: Seconds in which a handler is suspended at once. After 30 it is, whatever it waits for.
+SOON = 20.0
 
 
 def body_of(response: Response) -> bytes:
@@ -130,7 +132,7 @@ def test_all_wait_for_steps(scenario: Scenario, caplog: pytest.LogCaptureFixture
     with caplog.at_level(logging.WARNING, "durable"), lab(clock=clock) as process:
         endpoint = process.endpoint(handler)
         first = endpoint.handle(request())
-        until(lambda: is_suspended(process), 5.0)
+        until(lambda: is_suspended(process), SOON)
         clock.advance(7200)
         process.poke()
         assert b'"end"' == body_of(process.follow(endpoint, first))
@@ -207,7 +209,7 @@ def test_own_wait(own_wait: Callable[[threading.Event], Awaitable[None]], where:
         assert not live.ex.closed
         release.set()
         until(lambda: ledger.calls)
-        until(lambda: is_suspended(process), 5.0)
+        until(lambda: is_suspended(process), SOON)
         clock.advance(3600)
         process.poke()
         assert b'"end"' == body_of(process.follow(endpoint, first))
@@ -438,13 +440,13 @@ def test_branch_does_not_oversleep_while_it_is_stored() -> None:
     with lab(store) as process:
         endpoint = process.endpoint(handler)
         assert 302 == endpoint.handle(request()).status
-        until(lambda: is_suspended(process), 5.0)
+        until(lambda: is_suspended(process), SOON)
         [record] = process.records.list()
         [pause] = [
             each for each in process.records.get(record.run.id).pending if each.op.name == "pause"
         ]
         assert pause.due_at == record.due_at
-        until(lambda: "after" in ledger.calls, 5.0)
+        until(lambda: "after" in ledger.calls, SOON)
     assert ["before", "after"] == ledger.calls
 
 
