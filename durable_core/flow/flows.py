@@ -15,6 +15,7 @@ from durable_core.flow.function_steps import (
     begin_step,
     finish_step,
     go_on_step,
+    other_step,
     run_step,
     step_result,
 )
@@ -47,13 +48,15 @@ class PlainSteps(Generic[ExecutionT]):
     What comes between is the runner's: it has the function called, and performs the effect.
 
     Attributes:
-        begin: begins an attempt; None if the step is not plain, and takes ``run_step``.
+        begin: begins an attempt; None if the step is not plain.
+        other: does a step that is not plain.
         finish: ends an attempt whose function has returned.
         result: what the step returns to the handler.
         go_on: goes on with a step that is plain no more, because an attempt has not succeeded.
     """
 
     begin: Callable[[ExecutionT, Op, Call], StepAttempt | None]
+    other: Callable[[ExecutionT, Op, Call], Flow[object]]
     finish: Callable[[ExecutionT, StepAttempt, object], tuple[Memo, Submit] | Failure]
     result: Callable[[ExecutionT, Call, Memo], object]
     go_on: Callable[[ExecutionT, Call, StepAttempt], Flow[object]]
@@ -121,6 +124,10 @@ EMBEDDED_FLOWS: EngineFlows[StoredExecution] = EngineFlows(
     invoke=invoke,
     leave_children=leave_children,
     plain_steps=PlainSteps(
-        begin=begin_step, finish=finish_step, result=step_result, go_on=go_on_step
+        begin=begin_step,
+        other=other_step,
+        finish=finish_step,
+        result=step_result,
+        go_on=go_on_step,
     ),
 )

@@ -51,6 +51,7 @@ __all__ = [
     "dump_arguments",
     "finish_step",
     "go_on_step",
+    "other_step",
     "run_step",
     "step_result",
 ]
@@ -68,6 +69,11 @@ def run_step(ex: StoredExecution, op: Op, call: Call) -> Flow[object]:
     attempt = begin_step(ex, op, call)
     if attempt is not None:
         return (yield from go_on_step(ex, call, attempt))
+    return (yield from other_step(ex, op, call))
+
+
+def other_step(ex: StoredExecution, op: Op, call: Call) -> Flow[object]:
+    """Do a step that is not plain, as :func:`begin_step` has said."""
     memo = yield from replayed(ex, op)
     if memo is None:
         memo = yield from _call_until_done(ex, op, call)
@@ -75,7 +81,7 @@ def run_step(ex: StoredExecution, op: Op, call: Call) -> Flow[object]:
 
 
 def begin_step(ex: StoredExecution, op: Op, call: Call) -> StepAttempt | None:
-    """Begin the first attempt of a plain step; None if only its flow, :func:`run_step`, can.
+    """Begin the first attempt of a plain step; None if the step takes :func:`other_step`.
 
     A step is plain if it has no options, nothing of it is stored, and it may begin now. Runners
     call its function and hand the value to :func:`finish_step`, without a flow.

@@ -191,8 +191,10 @@ class TaskRun:
                 ex, flows = self.ex, self.flows
                 plain = flows.plain_steps
                 attempt = None if plain is None else plain.begin(ex, op, call)
-                if plain is None or attempt is None:
+                if plain is None:
                     flow = flows.run_step(ex, op, call)
+                elif attempt is None:
+                    flow = plain.other(ex, op, call)
                 else:
                     try:
                         value = await self._call_step(attempt)

@@ -183,7 +183,7 @@ class ThreadRun:
         with lock:
             attempt = plain.begin(ex, op, call)
         if attempt is None:
-            return drive_sync(flows.run_step(ex, op, call), self.perform, lock)
+            return drive_sync(plain.other(ex, op, call), self.perform, lock)
         outcome: Outcome | Failure | None = None
         fault: BaseException | None = None
         try:

@@ -50,7 +50,7 @@ def without_options(durable: Durable[Any]) -> None:
 
     def make_worker(*args: Any) -> Worker:
         worker = Worker(*args)
-        worker.flows = replace(EMBEDDED_FLOWS, run_step=run_plain)
+        worker.flows = replace(EMBEDDED_FLOWS, run_step=run_plain, plain_steps=None)
         return worker
 
     engine._make_worker = make_worker

@@ -23,6 +23,7 @@ def test_the_stored_flows_are_those_of_this_room() -> None:
     plain = {
         "plain_steps": PlainSteps(
             begin=function_steps.begin_step,
+            other=function_steps.other_step,
             finish=function_steps.finish_step,
             result=function_steps.step_result,
             go_on=function_steps.go_on_step,
