@@ -48,13 +48,13 @@ from durable_core.runners.begun_call import (
     is_made,
 )
 from durable_core.runners.host import RunHost
-from durable_core.runners.run_tasks import CURRENT_TASKS, RunTasks
+from durable_core.runners.run_tasks import RunTasks
 from durable_core.runners.settings import RegisteredEndpoint
 from durable_core.runners.task import STEP_CODE, TaskRun
 
 __all__ = ["DeferredRun", "not_begun"]
 
-_enter_tasks, _set_event_seq = CURRENT_TASKS.set, EVENT_SEQ.set  # see ``scope.py``
+_set_event_seq = EVENT_SEQ.set  # see ``scope.py``
 
 
 class DeferredRun:
@@ -97,7 +97,8 @@ class DeferredRun:
         self._request = request
         self._event_seq = event_seq
         self._loop = loop
-        self._tasks = RunTasks(loop, STEP_CODE)
+        self._tasks: RunTasks | None = None
+        self._is_first_part = False
 
     # -- as its handler sees it -------------------------------------------------------------
 
@@ -111,9 +112,17 @@ class DeferredRun:
         """The flows of its engine."""
         return self._host.flows
 
+    @property
+    def tasks(self) -> RunTasks:
+        """The tasks of the handler. Most handlers that need no run never ask for them."""
+        if self._tasks is None:
+            self._tasks = tasks = RunTasks(self._loop, STEP_CODE)
+            tasks.running = tasks.handler if self._is_first_part else None
+        return self._tasks
+
     def current_task(self) -> object:
         """Return what stands for the current task."""
-        return self._tasks.running or asyncio.current_task()
+        return self.tasks.running or asyncio.current_task()
 
     def drive(self, flow: Flow[Any]) -> Coroutine[Any, Any, Any]:
         """Run the flow of a step in the task that awaits it.
@@ -132,7 +141,7 @@ class DeferredRun:
         return run.drive(_in_turn(run.flows.run_step(run.ex, op, call)))
 
     def _is_in_turn(self, run: _LateRun) -> bool:
-        return self._tasks.running is self._tasks.handler or run.has_begun
+        return run.tasks.running is run.tasks.handler or run.has_begun
 
     def _needed(self) -> _LateRun:
         """Return the run, live but for its flow.
@@ -147,7 +156,7 @@ class DeferredRun:
                 self.refusal = error
                 raise Suspended from error
             ex = self._runs.new_execution(self._endpoint, request, route, self._event_seq)
-            self._run = _LateRun(self._host, ex, self._tasks)
+            self._run = _LateRun(self._host, ex, self.tasks)
             if self._is_over:  # code that the handler has left behind asks for it
                 ex.close()
             else:
@@ -166,30 +175,32 @@ class DeferredRun:
         self._task = task = LateTask(self._loop, context)
         if HAS_PYTHON_TASKS or self._loop.get_debug():
             task.done()
-        self._is_over = False
-        tasks = self._tasks
-        tasks.running = tasks.handler
+        self._is_over, self._is_first_part = False, True
         try:
-            return context.run(_begin, self, tasks, self._event_seq, handler, task, self._loop)
+            return context.run(_begin, self, self._event_seq, handler, task, self._loop)
         except (KeyboardInterrupt, SystemExit) as error:
             if self._run is not None:  # it goes on in another process
                 self._runs.abandon(self._run, error)
             raise
         finally:
-            tasks.running = None
+            self._is_first_part = False
+            if self._tasks is not None:
+                self._tasks.running = None
 
     def is_needless(self, begun: BegunCall) -> bool:
         """Tell whether the handler has ended and has no use for a run; then it gets none."""
+        tasks = self._tasks
         self._is_over = (
             begun.has_ended
             and not begun.is_cut_short
             and self._run is None
             and self.refusal is None
-            and not self._tasks.others
+            and (tasks is None or not tasks.others)
         )
         if self._is_over:
-            # The context of the task, and of its timers, refers to this object and its tasks.
-            self._task, self._tasks.handler.time_outs = None, ()
+            self._task = None  # its context refers to this object, as do those of its timers
+            if tasks is not None:
+                tasks.handler.time_outs = ()
         return self._is_over
 
     def start(self, handler: Callable[[Request], Coroutine[Any, Any, Any]]) -> ClientAnswer:
@@ -257,7 +268,7 @@ class DeferredRun:
         assert run is not None
         assert answer is not None
         self._task = self._answer = None
-        self._tasks.handler.time_outs = ()
+        run.tasks.handler.time_outs = ()
         run.ends_here, run.begin = True, None
         flow = self.flows.execute(run.execution)
         next(flow)  # it asks for the handler, which has been called
@@ -266,7 +277,6 @@ class DeferredRun:
 
 def _begin(
     run: DeferredRun,
-    tasks: RunTasks,
     event_seq: int,
     handler: Callable[[], Awaitable[Any]],
     task: LateTask,
@@ -274,7 +284,6 @@ def _begin(
 ) -> BegunCall:
     """Begin a call of a handler, in the context of its task."""
     enter_run(run)
-    _enter_tasks(tasks)
     _set_event_seq(event_seq)
     return BegunCall(handler, task, loop)
 
@@ -310,7 +319,7 @@ class _LateRun(TaskRun):
     @property
     def may_end(self) -> bool:
         """Whether nothing is left of a handler that has returned but its result."""
-        ex, tasks = self.ex, self._tasks
+        ex, tasks = self.ex, self.tasks
         return (
             ex.state is ExecutionState.RUNNING
             and ex.deadline is None

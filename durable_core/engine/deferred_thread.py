@@ -52,6 +52,7 @@ class DeferredThreadRun:
     """
 
     kind = HandlerKind.DEF
+    tasks = None
     #: The current thread.
     current_task = staticmethod(threading.current_thread)
 

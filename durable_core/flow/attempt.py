@@ -124,6 +124,8 @@ class StepAttempt:
     waits: ClassVar[bool] = True
     #: It is no run, whose kind of handler is asked for.
     kind: ClassVar[None] = None
+    #: No run is suspended because of what the tasks of a step wait for.
+    tasks: ClassVar[None] = None
     op: Op
     attempt: Attempt = (0, 0)
     owner: StreamOwner | None = None

@@ -51,6 +51,11 @@ class RunScope(Protocol):
         """The kind of its handler."""
         ...
 
+    @property
+    def tasks(self) -> Any:
+        """What is known of the tasks of an ``async def`` handler, to the runner; else None."""
+        ...
+
     def current_task(self) -> object:
         """Return the task or thread that runs now; the same object for the same one."""
         ...

@@ -56,6 +56,11 @@ class _Branch:
         """The kind of its handler."""
         return self._run.kind
 
+    @property
+    def tasks(self) -> Any:
+        """What is known of the tasks of its handler."""
+        return self._run.tasks
+
     def current_task(self) -> object:
         """Return the branch."""
         return self

@@ -27,13 +27,11 @@ from types import (
 from typing import Any, TypeVar
 from weakref import WeakSet
 
-from durable_core.flow.attempt import StepAttempt
-from durable_core.flow.scope import CURRENT_RUN
+from durable_core.flow.scope import current_run
 from durable_core.platform import logger
 from durable_core.runners.begun_call import BegunCall, LateTask
 
 __all__ = [
-    "CURRENT_TASKS",
     "ParkedFuture",
     "RunTask",
     "RunTasks",
@@ -60,8 +58,8 @@ _TICKS_TO_SETTLE = 16
 #: Ticks of the loop in which a time-out that has fired reaches what it cancels, through groups.
 _TICKS_TO_CANCEL = 16
 
-#: The run that the current code belongs to.
-CURRENT_TASKS: ContextVar[RunTasks | None] = ContextVar("durable_tasks", default=None)
+#: The run that the current code is no part of, though it may see it: it is that of a framework.
+_OUTSIDE: ContextVar[object] = ContextVar("durable_outside", default=None)
 
 
 class ParkedFuture(asyncio.Future[None]):
@@ -485,21 +483,21 @@ def context_outside_run() -> contextvars.Context:
     A run is suspended although such a task waits for something of its own.
     """
     context = contextvars.copy_context()
-    context.run(CURRENT_TASKS.set, None)
+    context.run(_OUTSIDE.set, current_run())
     return context
 
 
 def enter_run(context: contextvars.Context) -> None:
     """Make a context one of this run's tasks, after it was that of a task of the framework."""
-    context.run(CURRENT_TASKS.set, CURRENT_TASKS.get())
+    context.run(_OUTSIDE.set, None)
 
 
 def _current_run(context: contextvars.Context | None = None) -> RunTasks | None:
     """Return the run whose handler the code in a context belongs to; None within its steps."""
-    if context is None:
-        tasks = CURRENT_TASKS.get()
-        return None if tasks is None or isinstance(CURRENT_RUN.get(), StepAttempt) else tasks
-    return context.run(_current_run)
+    if context is not None:
+        return context.run(_current_run)
+    scope = current_run()
+    return None if scope is None or scope is _OUTSIDE.get() else scope.tasks
 
 
 def _watch_tasks(loop: asyncio.AbstractEventLoop) -> None:
@@ -528,7 +526,6 @@ def _watching_constructor(construct: Callable[..., Any]) -> Callable[..., Any]:
 
 def _watching(make: Callable[..., Any]) -> Callable[..., Any]:
     """Return a task factory that calls this one and notes the tasks of runs."""
-    get_tasks = CURRENT_TASKS.get
 
     def make_task(
         loop: asyncio.AbstractEventLoop,
@@ -539,7 +536,7 @@ def _watching(make: Callable[..., Any]) -> Callable[..., Any]:
     ) -> Any:
         if context is not None:
             options["context"] = context
-        elif not options and get_tasks() is None:
+        elif not options and current_run() is None:
             return make(loop, code)  # as a server makes one for each request
         tasks = _current_run(context)
         if tasks is None:
@@ -587,8 +584,8 @@ def _watch_time_outs(loop: asyncio.AbstractEventLoop) -> None:
         *args: Any,
         context: contextvars.Context | None = None,
     ) -> asyncio.TimerHandle:
-        tasks = CURRENT_TASKS.get()
-        if tasks is None or not isinstance(getattr(callback, "__self__", None), _time_outs()):
+        is_plain = current_run() is None
+        if is_plain or not isinstance(getattr(callback, "__self__", None), _time_outs()):
             return call_at(when, callback, *args, context=context)
         tasks = _current_run(context)
         owner = None if tasks is None else tasks.running

@@ -69,7 +69,7 @@ from durable_core.ports import CheckpointResult
 from durable_core.runners.host import RunHost
 from durable_core.runners.raised import catch
 from durable_core.runners.recorded_body import record_body
-from durable_core.runners.run_tasks import CURRENT_TASKS, RunTask, RunTasks
+from durable_core.runners.run_tasks import RunTask, RunTasks
 from durable_core.runners.suspend import HandlerUnwinder, ReplayOrder
 from durable_core.runners.thread import (
     MAX_REFUSED_STEPS,
@@ -128,7 +128,7 @@ class TaskRun:
         self._handler = handler
         self._reply = reply
         self._loop = loop or asyncio.get_running_loop()
-        self._tasks = RunTasks(self._loop, STEP_CODE) if tasks is None else tasks
+        self.tasks = RunTasks(self._loop, STEP_CODE) if tasks is None else tasks
         # Each step reads it: Python 3.11 is slow to read an attribute that only the class has.
         self._interrupted: WaitInterruptedError | None = None
         #: Called if the run goes on while its handler, which does not end, still runs.
@@ -154,7 +154,7 @@ class TaskRun:
         """
         unwinder = self._made_unwinder
         if unwinder is None:
-            unwinder = HandlerUnwinder(self._host, self.ex, self._loop, self._tasks)
+            unwinder = HandlerUnwinder(self._host, self.ex, self._loop, self.tasks)
             if self._task is not None:
                 self._made_unwinder = unwinder
                 unwinder.handler_runs(self._task, self._is_occupied, self._go_on_without_handler)
@@ -169,7 +169,7 @@ class TaskRun:
 
     def current_task(self) -> object:
         """Return what stands for the current task."""
-        return self._tasks.running or asyncio.current_task()
+        return self.tasks.running or asyncio.current_task()
 
     def drive(self, flow: Flow[Any]) -> Coroutine[Any, Any, Any]:
         """Run a flow of a step in the task that awaits it."""
@@ -308,7 +308,7 @@ class TaskRun:
 
     def _background_ended(self, task: asyncio.Task[None]) -> None:
         self._background -= {task}
-        self._tasks.look_soon()
+        self.tasks.look_soon()
 
     def _is_occupied(self) -> bool:
         return self._steps > 0 or bool(self._background)
@@ -431,7 +431,7 @@ class TaskRun:
         self._task = asyncio.current_task(self._loop)
         if self.ex.deadline is not None:
             self._unwinder.unwind_if_overdue()
-        tasks = self._tasks
+        tasks = self.tasks
         own_task = tasks.handler
         scope: RunScope = self
         if self._host.wrap_scope is not None:
@@ -439,7 +439,6 @@ class TaskRun:
             scope = self._host.wrap_scope(self)
             tasks.running = None
         enter_run(scope)
-        CURRENT_TASKS.set(tasks)
         EVENT_SEQ.set(self.ex.run.event_seq)
         outcome: Outcome | Unwound
         try:
@@ -498,7 +497,7 @@ class TaskRun:
             return outcome
         if not isinstance(outcome, Returned) and not isinstance(error, (TypeError, AttributeError)):
             return outcome
-        tasks, unawaited = self._tasks, self.ex.unawaited
+        tasks, unawaited = self.tasks, self.ex.unawaited
         steps: list[str] = []
         if len(unawaited) > tasks.unneeded_steps():
             steps = [f"step {op.name!r}" for op in unawaited.values()]
@@ -559,10 +558,10 @@ class TaskRun:
         raise asyncio.CancelledError
 
     def _see_if_alone(self, effect: SeeIfAlone) -> bool:
-        return self._tasks.are_one_task
+        return self.tasks.are_one_task
 
     def _see_handler_branch(self, effect: SeeHandlerBranch) -> object:
-        return self._tasks.handler
+        return self.tasks.handler
 
     def _look_after_unwinding(self) -> None:
         """Hand the client off now if its handler awaits something while it is unwound."""
@@ -596,7 +595,7 @@ class TaskRun:
             # The run is being suspended; what the handler makes of this does not count.
             self._unwinder.saw_refused_step = True
             raise asyncio.CancelledError
-        if self._tasks.are_timed_out:
+        if self.tasks.are_timed_out:
             self._interrupted = WaitInterruptedError(
                 f"a time-out ended around step {step_name!r} while that waited; it would not "
                 "survive a restart as the step does: use the step's own timeout= instead, or put "
@@ -613,7 +612,7 @@ class TaskRun:
     async def _await_other_steps(self, effect: AwaitOtherSteps) -> None:
         """Wait for the steps of tasks that the handler has left behind; one asks for this."""
         ended = self._step_ended = asyncio.Event()
-        tasks, now = self._tasks, self._loop.time
+        tasks, now = self.tasks, self._loop.time
         timer = self._loop.call_later(self._host.max_own_wait, ended.set)
         for task in tasks.others:
             task.add_done_callback(lambda _: ended.set())
@@ -641,7 +640,7 @@ class TaskRun:
     def _await_replay_turn(self, effect: AwaitReplayTurn) -> Coroutine[Any, Any, None] | None:
         if self._replay_order is None:
             self._replay_order = ReplayOrder(self._loop)
-        number, tasks = effect.completion_no, self._tasks
+        number, tasks = effect.completion_no, self.tasks
         if tasks.are_one_task and self._replay_order.take_turn(number):
             return None
         return self._replay_order.wait_turn(number)

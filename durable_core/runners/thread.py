@@ -92,6 +92,7 @@ class ThreadRun:
     """
 
     kind = HandlerKind.DEF
+    tasks = None
     #: What answers each effect.
     performers: ClassVar[Mapping[type[Effect], Callable[[Any, Any], Any]]]
     #: The handler was called before its flow began; how that ended is what it does now.

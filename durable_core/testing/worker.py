@@ -70,6 +70,11 @@ class InstrumentedScope:
         """How its handler is called."""
         return self._run.kind
 
+    @property
+    def tasks(self) -> Any:
+        """What is known of the tasks of its handler."""
+        return self._run.tasks
+
     def current_task(self) -> object:
         """Return the task or thread that runs now."""
         return self._run.current_task()

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextvars
 import logging
 import threading
 from collections.abc import Awaitable, Callable, Coroutine
@@ -13,10 +14,18 @@ import pytest
 import uvloop
 
 from durable_core.api.step import step
+from durable_core.flow.scope import CURRENT_RUN
 from durable_core.http.request import Request
 from durable_core.http.response import Response
 from durable_core.model.run import Phase
-from durable_core.runners.run_tasks import RunTask, RunTasks, coordinates_steps, watch_loop
+from durable_core.runners.run_tasks import (
+    RunTask,
+    RunTasks,
+    context_outside_run,
+    coordinates_steps,
+    enter_run,
+    watch_loop,
+)
 from durable_core.runners.settings import Settings
 from durable_core.runners.task import STEP_CODE
 from support.harness import (
@@ -361,6 +370,40 @@ def test_a_task_of_the_handler_beside_a_library_awaits_something_of_its_own(
     with lab(clock=clock, settings=Settings(max_own_wait=0.1)) as process:
         assert b'"end"' == body_of(process.sleep_through(process.endpoint(handler), clock))
     assert 1 == sum("awaited" in each.getMessage() for each in caplog.records)
+
+
+class _Run:
+    """A live run, as the task factory sees it."""
+
+    def __init__(self, loop: asyncio.AbstractEventLoop) -> None:
+        self.tasks = RunTasks(loop, STEP_CODE)
+
+    def started_one(self, context: contextvars.Context) -> bool:
+        """Tell whether a task that code in this context starts is one of the run's."""
+        before = len(self.tasks.others)
+        task = context.run(asyncio.create_task, asyncio.sleep(0))
+        return len(self.tasks.others) > before and task in self.tasks.others
+
+
+def test_a_task_counts_unless_its_context_is_outside_its_run() -> None:
+    """A task of a framework is none of the run that it sees, until it calls the handler; another
+    run that begins in its context is not affected."""
+
+    async def main() -> list[bool]:
+        loop = asyncio.get_running_loop()
+        watch_loop(loop)
+        outer, inner = _Run(loop), _Run(loop)
+        handler = contextvars.copy_context()
+        handler.run(CURRENT_RUN.set, cast(Any, outer))
+        framework = handler.run(context_outside_run)
+        begun = framework.copy()
+        begun.run(CURRENT_RUN.set, cast(Any, inner))
+        counts = [outer.started_one(handler), outer.started_one(framework)]
+        counts += [inner.started_one(begun), outer.started_one(begun)]
+        enter_run(framework)
+        return [*counts, outer.started_one(framework)]
+
+    assert [True, False, True, False, True] == asyncio.run(main())
 
 
 @pytest.mark.parametrize("order", [["code", "watched"], ["watched", "code"]])
