@@ -423,9 +423,7 @@ class EmbeddedEngine(RunControl):
     ) -> DeferredRun | Coroutine[Any, Any, DeferredRun | None] | None:
         """Return a run that begins only if its handler needs it; None if it must begin at once."""
         worker = self._last
-        if worker is None or not worker.may_defer():
-            return None
-        return worker.defer(endpoint, request)
+        return None if worker is None else worker.defer(endpoint, request)
 
     def defer_in_pool(
         self,
@@ -435,9 +433,7 @@ class EmbeddedEngine(RunControl):
     ) -> DeferredPoolRun | Coroutine[Any, Any, DeferredPoolRun | None] | None:
         """As :meth:`defer`, for a ``def`` handler that a thread of a framework calls."""
         worker = self._last
-        if worker is None or not worker.may_defer():
-            return None
-        return worker.defer_in_pool(endpoint, request, begun)
+        return None if worker is None else worker.defer_in_pool(endpoint, request, begun)
 
     def defer_in_thread(
         self,
@@ -446,7 +442,7 @@ class EmbeddedEngine(RunControl):
     ) -> DeferredThreadRun | None:
         """As :meth:`defer`, for a ``def`` handler that is called in this thread."""
         worker = self._last
-        if worker is None or not worker.may_defer():
+        if worker is None:
             return None
         try:
             return worker.defer_in_thread(endpoint, request)

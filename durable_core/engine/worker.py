@@ -211,7 +211,7 @@ class Worker(WorkerParts):
             record = with_memos(record, live.ex.unsaved)
         return replace(record, running=live.ex.running_steps)
 
-    def may_defer(self) -> bool:
+    def _may_defer(self) -> bool:
         """Tell whether a handler may be called before its run is made.
 
         Not if the run may be refused, if it is observed, or if a test puts itself between a run and
@@ -229,11 +229,14 @@ class Worker(WorkerParts):
         self,
         endpoint: RegisteredEndpoint,
         request: Callable[[], tuple[Request, str | None]],
-    ) -> DeferredRun | Coroutine[Any, Any, DeferredRun | None]:
+    ) -> DeferredRun | Coroutine[Any, Any, DeferredRun | None] | None:
         """Return the run of a handler that is called before it; see :class:`DeferredRun`.
 
         If the store must be read for it, it is awaited; then it is None if that cannot be done.
+        It is also None if the run must begin at once.
         """
+        if not self._may_defer():
+            return None
         loop = self.loops.adopt_running()
         event_seq = self.event_watermark.recent_async()
         if isinstance(event_seq, int):
@@ -245,12 +248,14 @@ class Worker(WorkerParts):
         self,
         endpoint: RegisteredEndpoint,
         request: Callable[[], tuple[Request, str | None]],
-    ) -> DeferredThreadRun:
+    ) -> DeferredThreadRun | None:
         """As :meth:`defer`, for a ``def`` handler in this thread.
 
         Raises:
             StoreError: it cannot be read.
         """
+        if not self._may_defer():
+            return None
         return DeferredThreadRun(self, self.runs, endpoint, request, self.event_watermark.recent())
 
     def defer_in_pool(
@@ -258,8 +263,10 @@ class Worker(WorkerParts):
         endpoint: RegisteredEndpoint,
         request: Callable[[], tuple[Request, str | None]],
         begun: Callable[[], object],
-    ) -> DeferredPoolRun | Coroutine[Any, Any, DeferredPoolRun | None]:
+    ) -> DeferredPoolRun | Coroutine[Any, Any, DeferredPoolRun | None] | None:
         """As :meth:`defer`, for a ``def`` handler that a thread of a framework calls."""
+        if not self._may_defer():
+            return None
         loop = self.loops.adopt_running()
         make = partial(DeferredPoolRun, self, self.runs, endpoint, request, loop, begun)
         event_seq = self.event_watermark.recent_async()

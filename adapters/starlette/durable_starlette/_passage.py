@@ -152,7 +152,8 @@ class AttachedPassage(Passage):
     def __init__(self, limits: Limits) -> None:
         self._limits = limits
         # Python 3.11 is slow to read an attribute that only the class has.
-        self._is_reached = self._has_run = False
+        self._is_reached = self._has_run = self._holds_body = False
+        self._made_body: RequestBody | None = None
         self._deferred: DeferredRun | DeferredPoolRun | None = None
         self._conversation: asyncio.Task[None] | None = None
 
@@ -165,12 +166,11 @@ class AttachedPassage(Passage):
             Exception: what the application raised, unless that is how a run ended.
         """
         self._first_scope = dict(scope)  # routers change it
-        self._scope, self._send = scope, send
-        self._body = RequestBody(receive, self._limits.body)
+        self._scope, self._receive, self._send = scope, receive, send
         token = _enter_passage(self)
         error: BaseException | None = None
         try:
-            await application(scope, self._body.receive, self._send_message)
+            await application(scope, self._receive_message, self._send_message)
         except BaseException as raised:
             error = signal_in(raised) or raised
         finally:
@@ -247,6 +247,28 @@ class AttachedPassage(Passage):
             raise error
         await self._required_conversation()
 
+    @property
+    def _body(self) -> RequestBody:
+        """The body. Most requests have none, and no application asks for it."""
+        if self._made_body is None:
+            self._made_body = RequestBody(self._receive, self._limits.body)
+            if self._holds_body:
+                self._made_body.hold()
+        return self._made_body
+
+    def _hold_body(self) -> None:
+        self._holds_body = True
+        if self._made_body is not None:
+            self._made_body.hold()
+
+    def _release_body(self) -> None:
+        self._holds_body = False
+        if self._made_body is not None:
+            self._made_body.release()
+
+    def _receive_message(self) -> Awaitable[Message]:
+        return self._body.receive()
+
     def _send_message(self, message: Message) -> Awaitable[None]:
         if self._answer is not None:
             return self._send_on(message)
@@ -282,7 +304,7 @@ class AttachedPassage(Passage):
             return
         self._is_answered = True
         self._end_watch()
-        self._body.release()
+        self._release_body()
         try:
             for each in capture.messages:
                 await self._send(each)
@@ -347,10 +369,10 @@ class AttachedPassage(Passage):
     def _begin_call(self, deferred: DeferredRun, call: Call) -> Awaitable[Any]:
         """Call the function, and begin its run if it needs one; return what gives its result."""
         self._deferred = deferred
-        self._body.hold()
+        self._hold_body()
         begun = deferred.call(call)
         if deferred.is_needless(begun):
-            self._body.release()
+            self._release_body()
             return begun
         answer = deferred.expect_end(begun, self._begin_expected)
         if answer is not None:
@@ -380,7 +402,7 @@ class AttachedPassage(Passage):
         Raises:
             HTTPError: it is refused.
         """
-        self._body.hold()
+        self._hold_body()
         self._exchange = self._new_exchange(self._body.receive_next)
         request = parse_request(self._exchange, self._limits, bytes(self._body.kept))
         return request, self._exchange.route
@@ -435,7 +457,7 @@ class AttachedPassage(Passage):
         if deferred is None:
             return await self._call_in_run(call)
         self._deferred = deferred
-        self._body.hold()
+        self._hold_body()
         try:
             return await run_in_threadpool(deferred.call, call)
         except asyncio.CancelledError:
@@ -445,7 +467,7 @@ class AttachedPassage(Passage):
             if deferred is None:
                 pass
             elif deferred.is_needless():
-                self._body.release()
+                self._release_body()
             else:
                 self._run_has_begun()
 

@@ -9,6 +9,7 @@ from contextvars import ContextVar
 from pathlib import Path
 from typing import Any
 
+import fastapi
 import httpx2
 import pytest
 from fastapi import FastAPI
@@ -17,8 +18,9 @@ from starlette.responses import StreamingResponse
 
 from durable_asgi import EndpointServer, replay_scope, replayed_receive
 from durable_core import Durable, Event, Request, run, step
+from durable_core.engine import deferred
 from durable_core.sync import step as sync_step
-from durable_starlette import StarletteApp, endpoint_adapter
+from durable_starlette import StarletteApp, _passage, endpoint_adapter
 from durable_starlette._request import plain_body
 from support.harness import until
 from support.raw_http import ask_and_leave
@@ -60,6 +62,47 @@ def play(durable: Durable[StarletteApp], app: FastAPI, part: Any) -> None:
             await part(Client(durable, app))
 
     asyncio.run(main())
+
+
+def test_what_is_made_for_a_handler(
+    durable: Durable[StarletteApp], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The tasks of a handler are noted, and its body kept, once it asks for a step or a body."""
+    app = FastAPI()
+    made: list[str] = []
+    for module, name in ((deferred, "RunTasks"), (_passage, "RequestBody")):
+        kind = getattr(module, name)
+
+        def make(*args: Any, kind: Any = kind, name: str = name) -> Any:
+            made.append(name)
+            return kind(*args)
+
+        monkeypatch.setattr(module, name, make)
+
+    @app.get("/")
+    @durable.endpoint(function_id="it")
+    async def it(request: fastapi.Request, does: str) -> str:
+        match does:
+            case "step":
+                await step.run("first", lambda: 1)
+            case "task":
+                await asyncio.create_task(asyncio.sleep(0))
+            case "body":
+                await request.body()
+        return does
+
+    async def part(client: Client) -> None:
+        for does, expected in (
+            ("nothing", []),
+            ("step", ["RequestBody", "RunTasks"]),
+            ("task", ["RequestBody", "RunTasks"]),
+            ("body", ["RequestBody"]),
+        ):
+            assert does == (await client.get("/", params={"does": does})).json()
+            assert expected == sorted(made)
+            made.clear()
+
+    play(durable, app, part)
 
 
 def test_a_handler_without_a_step_has_no_run(durable: Durable[StarletteApp]) -> None:
