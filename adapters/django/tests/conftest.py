@@ -5,6 +5,7 @@ from __future__ import annotations
 import sys
 from collections.abc import Iterator
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from types import ModuleType
 
 import django
@@ -20,11 +21,17 @@ MIDDLEWARE = [
 ]
 
 
+#: Django never closes a connection to a database in memory; Python 3.13 would complain of that.
+FOLDER = TemporaryDirectory()
+
+
 def pytest_configure() -> None:
     if not settings.configured:
         settings.configure(
             ALLOWED_HOSTS=["*"],
-            DATABASES={"default": {"ENGINE": "django.db.backends.sqlite3", "NAME": ":memory:"}},
+            DATABASES={
+                "default": {"ENGINE": "django.db.backends.sqlite3", "NAME": f"{FOLDER.name}/db"}
+            },
             INSTALLED_APPS=["django.contrib.contenttypes", "django.contrib.auth", "rest_framework"],
             MIDDLEWARE=MIDDLEWARE,
             SECRET_KEY="of the tests",
@@ -33,6 +40,10 @@ def pytest_configure() -> None:
             USE_TZ=True,
         )
         django.setup()
+
+
+def pytest_unconfigure() -> None:
+    FOLDER.cleanup()
 
 
 @pytest.fixture

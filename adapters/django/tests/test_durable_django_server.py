@@ -101,4 +101,5 @@ def test_kill(tmp_path: Path) -> None:
         url = line_of(server)
         for kind, location in waiting:
             assert "done ann" == httpx2.get(f"{url}/{kind}/ann{location}").text
+    durable.stop()
     assert "once\nonce\n" == (tmp_path / "log").read_text()

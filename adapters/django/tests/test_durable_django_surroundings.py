@@ -71,7 +71,13 @@ def test_a_view_in_another_thread(durable: Durable[DjangoApp], urls: ModuleType)
         seen.append(threading.current_thread())
         connection: Any = connections["default"]  # of this thread
         connection.ensure_connection()
-        connection.close_if_unusable_or_obsolete = lambda: seen.append("closed")
+        close = connection.close_if_unusable_or_obsolete
+
+        def noted_close() -> None:
+            seen.append("closed")
+            close()
+
+        connection.close_if_unusable_or_obsolete = noted_close
         step.run("push", lambda: stream.push("hi"))
         seen.append((translation.get_language(), str(timezone.get_current_timezone())))
         seen.append(reverse("it"))

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import sqlite3
 from collections.abc import Callable
+from contextlib import closing
 from pathlib import Path
 from types import ModuleType
 from typing import Any
@@ -228,12 +229,12 @@ def test_the_prefix_of_a_mount(durable: Durable[DjangoApp], urls: ModuleType) ->
 def table(tmp_path: Path) -> Any:
     """A table in a file, which other connections see, too."""
     name = str(tmp_path / "shop.db")
-    with sqlite3.connect(name) as direct:
-        direct.execute("CREATE TABLE orders (name TEXT)")
     before = connections.settings["default"]["NAME"]
     connection.close()
     connections.settings["default"]["NAME"] = connection.settings_dict["NAME"] = name
-    yield lambda: [row for (row,) in sqlite3.connect(name).execute("SELECT name FROM orders")]
+    with closing(sqlite3.connect(name, isolation_level=None)) as direct:
+        direct.execute("CREATE TABLE orders (name TEXT)")
+        yield lambda: [row for (row,) in direct.execute("SELECT name FROM orders")]
     connection.close()
     connections.settings["default"]["NAME"] = connection.settings_dict["NAME"] = before
 
@@ -242,6 +243,14 @@ def insert(name: str) -> str:
     with transaction.atomic(), connection.cursor() as cursor:
         cursor.execute("INSERT INTO orders VALUES (%s)", [name])
     return name
+
+
+def insert_in_thread(name: str) -> str:
+    """In a thread that Django does not know, which closes its connection itself."""
+    try:
+        return insert(name)
+    finally:
+        connection.close()
 
 
 def test_a_transaction_in_each_step(
@@ -280,7 +289,7 @@ def test_steps_may_use_the_database(
     async def it(request: HttpRequest) -> HttpResponse:
         with pytest.raises(SynchronousOnlyOperation):
             insert("outside")
-        return HttpResponse(await async_step.run("save", insert, "inside"))
+        return HttpResponse(await async_step.run("save", insert_in_thread, "inside"))
 
     route(urls, "", it)
     assert b"inside" == Client().post("/").content

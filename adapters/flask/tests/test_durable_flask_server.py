@@ -151,5 +151,6 @@ def test_kill(tmp_path: Path) -> None:
         answers = [
             httpx2.get(f"{url}/{kind}/ann{location}", timeout=30).text for kind, location in waiting
         ]
+    durable.stop()
     assert ["done ann", "done ann at /tasks/ann"] == answers
     assert "once\nonce\n" == (tmp_path / "log").read_text()

@@ -413,6 +413,7 @@ def test_kill(tmp_path: Path, durable: Durable[StarletteApp]) -> None:
         durable.send(Event("go"))
         path = httpx2.URL(handed_off.headers["location"]).raw_path.decode()
         assert "done" == httpx2.get(f"{url}{path}", timeout=30).text
+    durable.stop()
     assert "once\n" == (tmp_path / "log").read_text()
 
 
