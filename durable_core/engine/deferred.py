@@ -378,7 +378,8 @@ class _LateRun(TaskRun):
         """Run the coroutine in the task of the handler, or in a new one if that has ended."""
         task, self._late_task = self._late_task, None
         if task is None:
-            return asyncio.Task(code, loop=self._loop)
+            self.begins_with_task = True
+            return super().start(code)
         assert self._code is not None
         self._code.rest = code
         return task

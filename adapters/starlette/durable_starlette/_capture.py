@@ -46,13 +46,13 @@ class Capture:
         is_complete: the last message is there.
         is_prepared: the messages can be sent as they are: they say what the server is to send, and
             no more.
+        has_ended: so has the execution.
     """
 
     response: Response | None = None
-    is_streamed = is_complete = is_prepared = False
+    is_streamed = is_complete = is_prepared = has_ended = False
     _body: _Chunks | None = None
     _end: asyncio.Future[None] | None = None
-    _has_ended = False
 
     def __init__(self, outcome: Outcome[Response] | None = None) -> None:
         self.messages: list[Message] = []
@@ -152,14 +152,14 @@ class Capture:
 
     async def wait_for_end(self) -> None:
         """Wait until the execution has ended."""
-        if not self._has_ended:
+        if not self.has_ended:
             if self._end is None:
                 self._end = asyncio.get_running_loop().create_future()
             await self._end
 
     def execution_ended(self) -> None:
         """Let the application go on after its response."""
-        self._has_ended = True
+        self.has_ended = True
         if self._end is not None and not self._end.done():
             self._end.set_result(None)
 

@@ -293,8 +293,8 @@ class AttachedPassage(Passage):
         assert answer is not None
         if self._begun is not None:
             await self._end_here()
-        # Once only: it may come back from a time-out here, when the run has ended.
-        if answer.response is None and self._arrival is None and not capture.is_streamed:
+        may_arrive = answer.response is None and not (capture.is_streamed or capture.has_ended)
+        if may_arrive and self._arrival is None:  # once: it may come back from a time-out here
             self._arrival = self._loop.create_future()
             await self._arrival
         is_sent_on = capture.is_prepared and answer.response is capture.response

@@ -3,6 +3,7 @@
 # functions.
 
 import asyncio
+import threading
 from collections.abc import Awaitable, Callable, Sequence
 from pathlib import Path
 from typing import Any
@@ -16,9 +17,11 @@ from durable_asgi import Message
 from durable_core import Durable, step
 from durable_core.commit_queue import CommitQueue
 from durable_core.engine.deferred import DeferredRun
+from durable_core.engine.embedded import EmbeddedEngine
+from durable_core.engine.runs import ClientAnswer
 from durable_core.ports import Checkpoint, Write
 from durable_core.stores.sqlite import SQLiteStore
-from durable_starlette import StarletteApp, endpoint_adapter
+from durable_starlette import StarletteApp, endpoint_adapter, install
 from support.asgi_exchange import http_scope
 from support.harness import until
 
@@ -115,6 +118,100 @@ def test_a_request_that_is_cancelled_while_its_run_is_stored(
 
     play(durable, app, part)
     assert ([True], [1]) == (expected, calls)
+
+
+class HeldStore(SQLiteStore):
+    """A store that commits when it may."""
+
+    def __init__(self, path: Path) -> None:
+        super().__init__(path)
+        self.may_commit = threading.Event()
+        self.may_commit.set()
+
+    def commit(self, writes: Sequence[Write[Any]], *, wait: float) -> Sequence[object]:
+        self.may_commit.wait()
+        return super().commit(writes, wait=wait)
+
+
+@pytest.fixture
+def held_store(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> HeldStore:
+    """Return a store that commits when it may, and never on the event loop."""
+    monkeypatch.setattr("durable_core.commit_queue._INLINE_LIMIT", 0.0)
+    return HeldStore(tmp_path / "db")
+
+
+def test_a_client_that_leaves_while_its_run_is_stored(
+    held_store: HeldStore, monkeypatch: pytest.MonkeyPatch, expected: list[bool]
+) -> None:
+    """The request ends with its run, although there is no answer any more."""
+    durable = Durable(id="shop", endpoint_adapter=endpoint_adapter, store=held_store)
+    app, left = FastAPI(), asyncio.Event()
+    client_left = ClientAnswer.client_left
+
+    def leaving(self: ClientAnswer) -> None:
+        client_left(self)
+        left.set()
+
+    monkeypatch.setattr(ClientAnswer, "client_left", leaving)
+
+    @app.get("/")
+    @durable.endpoint
+    async def it() -> str:
+        return await step.run("one", work)
+
+    async def receive() -> Message:
+        return {"type": "http.disconnect"}
+
+    async def send(message: Message) -> None:
+        raise OSError("the client is gone")
+
+    async def part(client: httpx2.AsyncClient) -> None:
+        held_store.may_commit.clear()
+        request = asyncio.create_task(app(http_scope("/"), receive, send))
+        await left.wait()
+        held_store.may_commit.set()
+        await request
+        await ended(durable, "completed")
+
+    play(durable, app, part)
+    assert [True] == expected
+
+
+def test_an_event_loop_that_ends_while_a_run_is_stored(
+    held_store: HeldStore, expected: list[bool]
+) -> None:
+    """A request that is cancelled with the loop leaves no run live, which a stop would wait for."""
+    durable = Durable(id="shop", endpoint_adapter=endpoint_adapter, store=held_store)
+    app = FastAPI()
+    install(app, durable)
+
+    @app.get("/")
+    @durable.endpoint
+    async def it() -> str:
+        return await step.run("one", work)
+
+    async def receive() -> Message:
+        return {"type": "http.disconnect"}
+
+    async def send(message: Message) -> None:
+        raise AssertionError(f"the client is gone: {message}")
+
+    async def main() -> None:
+        durable.start()
+        held_store.may_commit.clear()
+        request = asyncio.create_task(app(http_scope("/"), receive, send))
+        await asyncio.sleep(0)
+        request.cancel()  # the loop ends in the turn in which it hears of that
+        threading.Timer(0.01, held_store.may_commit.set).start()
+
+    asyncio.run(main())
+    engine = durable.engine
+    assert isinstance(engine, EmbeddedEngine)
+    worker = engine.worker
+    assert worker is not None
+    live = worker.live.names()
+    durable.stop()
+    assert ([], [True]) == (live, expected)
 
 
 def test_runs_of_one_turn_share_their_commits(
