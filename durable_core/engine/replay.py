@@ -172,13 +172,14 @@ def _close(ex: _ReplayExecution, reason: HandoffReason | None = None) -> Flow[No
 
 #: What a replay does otherwise than the engine, besides its steps.
 _OWN: dict[str, Any] = {"execute": _execute, "suspend": _close, "detach": _close}
-#: As the engine's own, but that nothing is written and no function of a step is called.
+#: As the engine's own, but that nothing is written and no function of a step is called. Each step
+#: takes its flow.
 _REPLAYED: dict[str, Any] = {
     field.name: _OWN.get(field.name) or _flow_of_stored(flow)
     for field in fields(EngineFlows)
     if callable(flow := getattr(EMBEDDED_FLOWS, field.name))
 }
-_FLOWS: EngineFlows[Any] = replace(EMBEDDED_FLOWS, **_REPLAYED)
+_FLOWS: EngineFlows[Any] = replace(EMBEDDED_FLOWS, **_REPLAYED, plain_steps=None)
 
 
 # --- the replay -----------------------------------------------------------------------------------

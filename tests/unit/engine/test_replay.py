@@ -439,3 +439,4 @@ def test_each_kind_of_step_stops() -> None:
     }
     flows = replay_module._FLOWS
     assert not [name for name in own if getattr(flows, name) is getattr(EMBEDDED_FLOWS, name)]
+    assert flows.plain_steps is None
