@@ -394,8 +394,8 @@ class Durable(Generic[AppT]):
     def stop(self, timeout: Duration = 10.0) -> None:
         """Hand clients off, wait for steps in flight, give runs back. Does nothing if stopped.
 
-        It closes the store, also where nothing was started, unless another application of this
-        process works with the same object.
+        It closes the store if it was opened in this process, also where nothing was started, unless
+        another application of the process works with the same object.
 
         Args:
             timeout: how long to wait for steps; those still in flight will run again.

@@ -57,6 +57,7 @@ if TYPE_CHECKING:
         Store,
         Write,
     )
+    from durable_core.stores.users import StoreUse
 
 __all__ = ["EmbeddedEngine", "WorkerFactory", "embedded"]
 
@@ -109,6 +110,7 @@ class EmbeddedEngine(RunControl):
     ) -> None:
         super().__init__(settings)
         self._store: Store | None = None
+        self._store_use: StoreUse | None = None
         self._path = ""
         if store is None:
             store = os.environ.get("DURABLE_STORE") or None
@@ -223,7 +225,8 @@ class EmbeddedEngine(RunControl):
     def stop(self, timeout: float) -> None:
         """Stop the worker of this process, if there is one, and close the store.
 
-        Who has sent an event, or looked at runs, has opened the store without a worker.
+        Who has sent an event, or looked at runs, has opened the store without a worker. A store
+        that was not opened in this process, such as after a fork, is left alone.
 
         Args:
             timeout: seconds that steps in flight have.
@@ -233,10 +236,16 @@ class EmbeddedEngine(RunControl):
         """
         super().stop(timeout)
         with self._lock:
-            if self.worker is None and self._store is not None:
-                from durable_core.stores.users import close_unused
+            if self.worker is None and self._store_use is not None:
+                self._store_use.close()
 
-                close_unused(self, self._store)
+    def _open_store(self) -> None:
+        """Open the store without a worker. It stays open until the stop of this application."""
+        if self._store_use is None:
+            from durable_core.stores.users import StoreUse
+
+            self._store_use = StoreUse(self.store)
+        self._store_use.open()
 
     @contextmanager
     def override(
@@ -248,14 +257,17 @@ class EmbeddedEngine(RunControl):
             ConfigurationError: it is started; or, at the end, has not been stopped.
         """
         self._refuse_started()
-        own = self.env, self._store, self.settings, self._make_worker
-        self.env, self._store, self.settings, self._make_worker = env, store, settings, make_worker
+        own = self.env, self._store, self._store_use, self.settings, self._make_worker
+        self.env, self._store, self._store_use = env, store, None
+        self.settings, self._make_worker = settings, make_worker
         self._secrets = ()  # they are read from the store
         try:
             yield
             self._refuse_started()
         finally:
-            self.env, self._store, self.settings, self._make_worker = own
+            if self._store_use is not None:
+                self._store_use.close()
+            self.env, self._store, self._store_use, self.settings, self._make_worker = own
             self._secrets = ()
 
     def _refuse_started(self) -> None:
@@ -602,7 +614,7 @@ class EmbeddedEngine(RunControl):
             return worker.queue.execute(write)
         with self._lock:  # a store commits for one thread at a time, and no worker starts meanwhile
             if self.worker is None:
-                self.store.open()
+                self._open_store()
                 [answer] = self.store.commit([write], wait=self.settings.busy_timeout)
                 if isinstance(answer, BaseException):
                     raise answer
@@ -622,7 +634,7 @@ class EmbeddedEngine(RunControl):
         """Open the store, so that it can be read here; nothing is executed for that."""
         if self.worker is None:
             with self._lock:
-                self.store.open()
+                self._open_store()
 
 
 def embedded(engine: object) -> EmbeddedEngine:

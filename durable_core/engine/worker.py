@@ -36,7 +36,7 @@ from durable_core.runners.observers import Observers
 from durable_core.runners.settings import RegisteredEndpoint, Settings
 from durable_core.runners.store_reads import StoreReads
 from durable_core.runners.thread_pool import DaemonThreadPool
-from durable_core.stores.users import close_unused, open_for
+from durable_core.stores.users import StoreUse
 from durable_core.streams.hub import StreamHub
 from durable_core.streams.relay import StreamRelay
 
@@ -86,6 +86,7 @@ class Worker(WorkerParts):
         self.env = env
         self.settings = settings
         self.store = store
+        self._store_use = StoreUse(store)
         self.endpoints = endpoints
         self.owner = ""
         #: Seconds; 0 where nothing executes a child while its parent waits.
@@ -128,14 +129,14 @@ class Worker(WorkerParts):
 
     def start(self) -> None:
         """Open the store and begin to work."""
-        open_for(self, self.store)
+        self._store_use.open()
         self.queue.start()
         try:
             self.env.secrets()  # read now, so that no handoff can fail for want of them
             self.scheduler.start()
         except BaseException:
             self.queue.stop()
-            close_unused(self, self.store)
+            self._store_use.close()
             raise
         logger.info("%s started in process %d with %r", self.env.app, self.pid, self.store)
 
@@ -172,7 +173,7 @@ class Worker(WorkerParts):
             pool.shutdown()
         self.reads.close()
         self.loops.stop()
-        close_unused(self, self.store)
+        self._store_use.close()
 
     def why_not_ready(self) -> str | None:
         """Return why no requests should come here; None if there is no reason.

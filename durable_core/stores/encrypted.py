@@ -64,7 +64,7 @@ from durable_core.ports import (
     Write,
     channel_of,
 )
-from durable_core.stores.users import close_unused, open_for
+from durable_core.stores.users import StoreUse
 
 __all__ = ["Cipher", "EncryptedStore"]
 
@@ -130,6 +130,7 @@ class EncryptedStore(Store):
                 f"durable_core.stores.MemoryStore(), not {store!r}"
             )
         self.inner: Store = store
+        self._use = StoreUse(store)
         self._seal = _Seal(_check_keys(keys), Blinder(_check_match_key(match_key)))
         channel = channel_of(store)
         if channel is not None:
@@ -145,10 +146,10 @@ class EncryptedStore(Store):
         return self.inner.reads_are_fast
 
     def open(self) -> None:
-        open_for(self, self.inner)
+        self._use.open()
 
     def close(self) -> None:
-        close_unused(self, self.inner)
+        self._use.close()
 
     def commit(
         self, writes: Sequence[Write[object]], *, wait: float

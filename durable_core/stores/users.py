@@ -12,45 +12,92 @@ from weakref import WeakKeyDictionary
 from durable_core.platform import process_id
 from durable_core.ports import Store
 
-__all__ = ["close_unused", "open_for"]
+__all__ = ["StoreUse"]
 
 
-class _Users:
-    """The users of one process, each with its store, and the lock of that table."""
+class StoreUse:
+    """The use of a store object by one of those who have it.
+
+    Args:
+        store: the store. Others may open and close it in the same way.
+    """
+
+    def __init__(self, store: Store) -> None:
+        self.store = store
+
+    def open(self) -> None:
+        """Open the store in this process, also for this use. Does nothing if that is so.
+
+        Raises:
+            StoreVersionError: see ``Store.open``.
+            StoreError: see ``Store.open``.
+        """
+        here = _here()
+        was_open = here.lock_of(self) is not None
+        with here.add(self):
+            try:
+                self.store.open()
+            except BaseException:
+                if not was_open:
+                    here.remove(self)
+                raise
+
+    def close(self) -> None:
+        """End this use; close the store if it was the last one in this process.
+
+        Does nothing if it was not opened here, such as in the child of the process that did it.
+        """
+        here = _here()
+        lock = here.lock_of(self)
+        if lock is None:
+            return
+        with lock:
+            try:
+                if here.is_last(self):
+                    self.store.close()
+            finally:
+                here.remove(self)  # afterwards: who opens it meanwhile waits for this lock
+
+
+class _Uses:
+    """The uses in one process, each with the lock of its store, and the lock of that table.
+
+    The lock of a store is held while that opens or closes: nobody may find it open that is about to
+    be closed. Each store has its own, since one that is locked takes seconds to open. That of the
+    table is held for moments only; a store may be around another one, which it opens and closes.
+    """
 
     def __init__(self) -> None:
-        # A store is opened and closed under it: nobody may find it open that is about to be closed.
-        # A store may be around another one, which it opens and closes, too.
-        self.lock = threading.RLock()
-        # A user that is dropped without an end does not keep the store open for ever.
-        self.stores: WeakKeyDictionary[object, Store] = WeakKeyDictionary()
+        self._lock = threading.RLock()
+        # A use that is dropped without an end does not keep the store open for ever.
+        self._locks: WeakKeyDictionary[StoreUse, threading.RLock] = WeakKeyDictionary()
+
+    def lock_of(self, use: StoreUse) -> threading.RLock | None:
+        """Return the lock of the store; None if that is not open for this use."""
+        with self._lock:
+            return self._locks.get(use)
+
+    def add(self, use: StoreUse) -> threading.RLock:
+        """Add a use, and return the lock of its store."""
+        with self._lock:
+            found = (lock for each, lock in self._locks.items() if each.store is use.store)
+            lock = self._locks[use] = next(found, None) or threading.RLock()
+            return lock
+
+    def remove(self, use: StoreUse) -> None:
+        """Remove a use, if it is there."""
+        with self._lock:
+            self._locks.pop(use, None)
+
+    def is_last(self, use: StoreUse) -> bool:
+        """Tell whether there is this use of its store, and no other one."""
+        with self._lock:
+            return [use] == [each for each in self._locks if each.store is use.store]
 
 
-#: By process: a fork may have happened while a thread of the parent held the lock.
-_users: dict[int, _Users] = {}
+#: By process: a fork may have happened while a thread of the parent held a lock.
+_uses: dict[int, _Uses] = {}
 
 
-def _here() -> _Users:
-    return _users.setdefault(process_id(), _Users())
-
-
-def open_for(user: object, store: Store) -> None:
-    """Open a store in this process, for this user, too. Does nothing if that is so.
-
-    Raises:
-        StoreVersionError: see ``Store.open``.
-        StoreError: see ``Store.open``.
-    """
-    here = _here()
-    with here.lock:
-        store.open()
-        here.stores[user] = store
-
-
-def close_unused(user: object, store: Store) -> None:
-    """End the use of a store by this user; close it if it was the last one of this process."""
-    here = _here()
-    with here.lock:
-        here.stores.pop(user, None)
-        if not any(each is store for each in here.stores.values()):
-            store.close()
+def _here() -> _Uses:
+    return _uses.setdefault(process_id(), _Uses())

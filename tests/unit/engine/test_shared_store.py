@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import os
 import threading
 from collections.abc import Callable
 from pathlib import Path
@@ -119,6 +120,65 @@ def test_who_never_started_closes_the_store(make: Callable[[Path], Store], tmp_p
     sender.stop()
     assert 200 == call()
     worker.stop()
+
+
+@pytest.mark.parametrize("make", STORES.values(), ids=STORES.keys())
+def test_who_never_started_keeps_the_store_open(
+    make: Callable[[Path], Store], tmp_path: Path
+) -> None:
+    """Who looks at runs goes on with that when another application stops."""
+    store = make(tmp_path)
+    worker, _ = application("worker", store)
+    worker.stop()
+    reader = Durable(id="reader", store=store)
+    assert [] == list(reader.runs.list())
+    worker.start()
+    worker.stop()
+    [freed] = store.commit([Unregister(id="nobody", now=0)], wait=0)
+    assert not freed
+    reader.stop()
+    with pytest.raises(StoreError, match="not open"):
+        store.commit([Unregister(id="nobody", now=0)], wait=0)
+
+
+@pytest.mark.skipif(not hasattr(os, "fork"), reason="needs os.fork")
+@pytest.mark.parametrize("wrapped", [False, True], ids=["plain", "encrypted"])
+def test_a_child_leaves_a_store_of_its_parent_alone(wrapped: bool) -> None:
+    """It has opened nothing; to close a connection of the parent would end that for both."""
+    store = CountingStore()
+    durable, call = application("parent", encrypted(store) if wrapped else store)
+    Durable(id="sender", store=store).send(Event("go"))
+    child = os.fork()
+    if child == 0:
+        durable.stop()
+        os._exit(0 if store.is_open else 1)
+    assert (child, 0) == os.waitpid(child, 0)
+    assert 200 == call()
+    durable.stop()
+
+
+def test_a_store_that_opens_slowly_keeps_no_other_one_open() -> None:
+    """An application stops while another one, with another store, waits for its own."""
+    begun, may_go_on = threading.Event(), threading.Event()
+
+    class SlowStore(CountingStore):
+        def open(self) -> None:
+            begun.set()
+            assert may_go_on.wait(20)
+            super().open()
+
+    quick, _ = application("quick", CountingStore())
+    slow = Durable(id="slow", store=SlowStore())
+    starting = threading.Thread(target=slow.start)
+    starting.start()
+    assert begun.wait(20)
+    stopping = threading.Thread(target=quick.stop)
+    stopping.start()
+    stopping.join(10)
+    assert not stopping.is_alive()
+    may_go_on.set()
+    starting.join(20)
+    slow.stop()
 
 
 def test_stop_async_leaves_the_store_to_the_others(tmp_path: Path) -> None:
