@@ -272,8 +272,11 @@ class _TaskIterator(AsyncIterator[bytes]):
     def __init__(self, exchange: _TaskExchange, conversation: asyncio.Task[None]) -> None:
         self._exchange = exchange
         self._conversation = conversation
+        self._is_closed = False
 
     async def __anext__(self) -> bytes:
+        if self._is_closed:
+            raise StopAsyncIteration
         data: bytes | None = None
         try:
             data = await self._exchange.next_chunk()
@@ -288,6 +291,7 @@ class _TaskIterator(AsyncIterator[bytes]):
 
     def close(self) -> None:
         """Have the conversation ended without waiting for that, from any thread."""
+        self._is_closed = True
         loop = self._conversation.get_loop()
         with suppress(RuntimeError):  # the loop is closed, and has cancelled all tasks
             loop.call_soon_threadsafe(self._conversation.cancel)

@@ -361,6 +361,38 @@ def test_a_stream_that_cannot_be_sent(
     assert ["closed"] == log
 
 
+@pytest.mark.parametrize("is_async", [True, False], ids=["async", "def"])
+def test_a_stream_that_is_read_after_it_was_closed(
+    durable: Durable[DjangoApp], urls: ModuleType, is_async: bool
+) -> None:
+    """It has ended: nobody waits for a chunk that will not come."""
+
+    async def chunks() -> AsyncIterator[bytes]:
+        while True:
+            yield b"chunk"
+
+    async def in_task(request: HttpRequest) -> StreamingHttpResponse:
+        await step.run("first", lambda: None)
+        return StreamingHttpResponse(chunks())
+
+    def in_thread(request: HttpRequest) -> StreamingHttpResponse:
+        sync.step.run("first", lambda: None)
+        return StreamingHttpResponse(iter(lambda: b"chunk", b""))
+
+    urls.urlpatterns.append(path("", durable.endpoint(in_task if is_async else in_thread)))
+
+    async def main() -> None:
+        response: Any = await AsyncClient().get("/")
+        body = aiter(response)
+        assert b"chunk" == await anext(body)
+        response.close()
+        assert [] == [chunk async for chunk in body]
+        await until_async(lambda: [run.status for run in durable.runs.list()] == ["failed"])
+        await durable.stop_async()
+
+    asyncio.run(asyncio.wait_for(main(), 20))
+
+
 def test_threads_under_wsgi(durable: Durable[DjangoApp], urls: ModuleType) -> None:
     """Each view has a thread of its own for the ORM, which ends with it: none waits for another."""
     both = threading.Barrier(2, timeout=20)
