@@ -53,8 +53,8 @@ def drive_sync(
                 while not effect.waits:
                     try:
                         value = perform(effect)
-                    except BaseException as error:
-                        effect = flow.throw(error)
+                    except BaseException as raised:
+                        effect = flow.throw(raised)
                     else:
                         effect = send(value)
             except StopIteration as stop:
@@ -63,8 +63,8 @@ def drive_sync(
         try:
             value = perform(effect)
             resume = send
-        except BaseException as error:
-            value = error
+        except BaseException as raised:
+            value = raised
             resume = flow.throw
 
 

@@ -150,17 +150,20 @@ class ThreadRun:
 
     def drive(self, flow: Flow[Any]) -> Any:
         """Run the flow of a step in the thread that calls it."""
-        return self._drive(lambda: drive_sync(flow, self.perform, self._lock))
+        return self._run_step(flow)
 
     def run_step(self, op: Op, call: Call) -> Any:
         """Do a step that calls a function, in the thread that calls it."""
-        return self._drive(lambda: self._do_step(op, call))
+        return self._run_step(None, op, call)
 
-    def _drive(self, do_step: Callable[[], Any]) -> Any:
+    def _run_step(self, flow: Flow[Any] | None, op: Any = None, call: Any = None) -> Any:
+        """Run the flow of a step; without one, do a step that calls a function."""
         try:
             if self._unwound_at is not None:
                 self._refuse_if_unwound()
-            return do_step()
+            if flow is None:
+                return self._do_step(op, call)
+            return drive_sync(flow, self.perform, self._lock)
         except Suspended:
             self._refused_steps += 1
             if self._refused_steps > MAX_REFUSED_STEPS:

@@ -22,9 +22,9 @@ FIGURES = ("all_calls", "library_calls", "files", "frames")
 #: (kind of handler, steps) -> limits, in the order of FIGURES.
 LIMITS: dict[tuple[str, int], Figures] = {
     ("def", 0): (110, 60, 12, 9),
-    ("def", 1): (280, 147, 20, 9),
-    ("def", 3): (505, 258, 20, 9),
-    ("def", 10): (1284, 647, 20, 9),
+    ("def", 1): (280, 146, 20, 9),
+    ("def", 3): (504, 255, 20, 9),
+    ("def", 10): (1276, 637, 20, 9),
     ("async def", 0): (177, 73, 14, 4),
     ("async def", 1): (356, 160, 22, 4),
     ("async def", 3): (569, 269, 22, 4),
