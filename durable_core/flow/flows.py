@@ -48,6 +48,7 @@ class PlainSteps(Generic[ExecutionT]):
     What comes between is the runner's: it has the function called, and performs the effect.
 
     Attributes:
+        flow: what does the same in a flow: the ``run_step`` of the engine.
         begin: begins an attempt; None if the step is not plain.
         other: does a step that is not plain.
         finish: ends an attempt whose function has returned.
@@ -55,6 +56,7 @@ class PlainSteps(Generic[ExecutionT]):
         go_on: goes on with a step that is plain no more, because an attempt has not succeeded.
     """
 
+    flow: Callable[[ExecutionT, Op, Call], Flow[object]]
     begin: Callable[[ExecutionT, Op, Call], StepAttempt | None]
     other: Callable[[ExecutionT, Op, Call], Flow[object]]
     finish: Callable[[ExecutionT, StepAttempt, object], tuple[Memo, Submit] | Failure]
@@ -87,7 +89,8 @@ class EngineFlows(Generic[ExecutionT]):
         execute: run the handler and process its outcome.
         suspend: release a run whose handler was unwound, or does not end.
         detach: hand the client off; the handler continues.
-        plain_steps: how ``step.run`` does without its flow; None if it always takes that.
+        plain_steps: how ``step.run`` does without its flow; None if it always takes that. Whoever
+            replaces ``run_step`` must replace these, too: they do not call it.
     """
 
     engine_name: str
@@ -107,6 +110,10 @@ class EngineFlows(Generic[ExecutionT]):
     call_through_server: Callable[[ExecutionT, Op, GatewayCall], Flow[object]] | None = None
     plain_steps: PlainSteps[ExecutionT] | None = None
 
+    def __post_init__(self) -> None:
+        if self.plain_steps is not None and self.plain_steps.flow is not self.run_step:
+            raise ValueError("plain_steps do what another run_step does; leave them out")
+
 
 #: The engine that keeps the state of its runs in a store.
 EMBEDDED_FLOWS: EngineFlows[StoredExecution] = EngineFlows(
@@ -124,6 +131,7 @@ EMBEDDED_FLOWS: EngineFlows[StoredExecution] = EngineFlows(
     invoke=invoke,
     leave_children=leave_children,
     plain_steps=PlainSteps(
+        flow=run_step,
         begin=begin_step,
         other=other_step,
         finish=finish_step,

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from dataclasses import fields
+from dataclasses import fields, replace
+
+import pytest
 
 from durable_core.flow import callbacks, function_steps, signals, steps
 from durable_core.flow import handler as serve
@@ -22,6 +24,7 @@ def test_the_stored_flows_are_those_of_this_room() -> None:
     of_servers = {"invoke_function": None, "call_through_server": None}
     plain = {
         "plain_steps": PlainSteps(
+            flow=function_steps.run_step,
             begin=function_steps.begin_step,
             other=function_steps.other_step,
             finish=function_steps.finish_step,
@@ -34,3 +37,12 @@ def test_the_stored_flows_are_those_of_this_room() -> None:
     expected = {name: named[name] for name in names} | others
 
     assert expected == {name: getattr(EMBEDDED_FLOWS, name) for name in expected}
+
+
+def test_plain_steps_do_what_the_flow_does() -> None:
+    """Who replaces the flow of a step must not have plain steps go on without it."""
+    with pytest.raises(ValueError, match="another run_step"):
+        replace(EMBEDDED_FLOWS, run_step=function_steps.other_step)
+    replaced = replace(EMBEDDED_FLOWS, run_step=function_steps.other_step, plain_steps=None)
+
+    assert function_steps.other_step is replaced.run_step
