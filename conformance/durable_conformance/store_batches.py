@@ -27,8 +27,8 @@ __all__ = ["BATCHES", "snapshot"]
 
 _RUNS = tuple(f"r{number}" for number in range(1, 6))
 _ALIVE = [created("r1"), suspended("r1", wait()), created("r2"), created("r3"), ended("r3")]
-_SENDING = replace(
-    memo_write("r2"),
+_SENDING = memo_write(
+    "r2",
     memos=(memo(2, kind=OpKind.SEND), memo(3)),
     events=(event("1"), event("2")),
     chunks=(ChunkBatch(number=3, texts=('"a"',), op_id="id-step3", attempt=(1, 1)),),

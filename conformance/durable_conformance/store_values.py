@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import TypeVar, cast
+from dataclasses import replace
+from typing import Any, TypeVar, cast
 
 from durable_core.machine.matching import MatchRule, WaitRule, dump_rule
 from durable_core.model.event import Event
@@ -154,10 +155,13 @@ def created(
 
 
 def memo_write(
-    id_: str = "r1", number: int = 2, *, owner: str = "o1", epoch: int = 1
+    id_: str = "r1", number: int = 2, *, owner: str = "o1", epoch: int = 1, **parts: Any
 ) -> Checkpoint:
-    """Return the write that holds one memo and nothing else."""
-    return Checkpoint(run_id=id_, owner=owner, epoch=epoch, now=20, memos=(memo(number),))
+    """Return a write with one memo, or with other ``parts``; it says whether it is one memo."""
+    write = Checkpoint(run_id=id_, owner=owner, epoch=epoch, now=20, memos=(memo(number),))
+    write = replace(write, **parts)
+    is_one_memo = len(write.memos) == 1 and not parts.keys() - {"memos", "no_pending_row"}
+    return replace(write, is_one_memo=is_one_memo)
 
 
 def suspended(id_: str = "r1", *ops: Pending, owner: str = "o1", due_at: int = 1000) -> Checkpoint:

@@ -149,15 +149,15 @@ def test_writes_of_one_run_are_merged() -> None:
         first = threading.Thread(target=queue.execute, args=(created(),))
         first.start()
         assert gate.entered.acquire(timeout=PATIENCE)
-        last = replace(
-            memo_write(number=3),
+        last = memo_write(
+            number=3,
             now=30,
             pending=(pending("other"),),
             release=Release(due_at=99),
             state=replace(run(), failures=2),
         )
         tickets = [
-            queue.submit(replace(memo_write(number=2), pending=(pending("nap"), pending("step3")))),
+            queue.submit(memo_write(number=2, pending=(pending("nap"), pending("step3")))),
             queue.submit(last),
         ]
         gate.let_all()
@@ -175,15 +175,15 @@ def test_writes_of_one_run_are_merged() -> None:
     ("first", "second", "expected"),
     [
         (
-            replace(memo_write(), no_pending_row=True),
-            replace(memo_write(number=3), no_pending_row=True),
+            memo_write(no_pending_row=True),
+            memo_write(number=3, no_pending_row=True),
             True,
         ),
-        (replace(memo_write(), no_pending_row=True), memo_write(number=3), False),
-        (memo_write(), replace(memo_write(number=3), no_pending_row=True), False),
-        (replace(memo_write(), no_pending_row=True), ended(), False),
+        (memo_write(no_pending_row=True), memo_write(number=3), False),
+        (memo_write(), memo_write(number=3, no_pending_row=True), False),
+        (memo_write(no_pending_row=True), ended(), False),
         (
-            replace(memo_write(), no_pending_row=True),
+            memo_write(no_pending_row=True),
             replace(ended(), no_pending_row=True),
             True,
         ),
@@ -216,7 +216,7 @@ def test_a_merged_write_keeps_what_the_first_said() -> None:
         first.start()
         assert gate.entered.acquire(timeout=PATIENCE)
         one = replace(created(), state=replace(run(), failures=1))
-        two = replace(memo_write(number=2), events=(event("e1"),), result=result())
+        two = memo_write(number=2, events=(event("e1"),), result=result())
         ticket = queue.submit(one)
         assert ticket is queue.submit(two)
         gate.let_all()
@@ -239,7 +239,7 @@ def test_writes_that_send_stay_apart() -> None:
     async def main(queue: CommitQueue) -> None:
         writes = [
             replace(created(), memos=(memo(2, kind=OpKind.SEND),), events=(event("e1"),)),
-            replace(memo_write(), memos=(memo(3, kind=OpKind.SEND),), events=(event("e2"),)),
+            memo_write(memos=(memo(3, kind=OpKind.SEND),), events=(event("e2"),)),
             memo_write(number=4),
         ]
         tickets = [queue.submit(write) for write in writes]
@@ -259,8 +259,8 @@ def test_what_a_write_delivers_is_not_put_before_an_earlier_wait() -> None:
     store = WatchedStore()
     with queue_on(store) as queue:
         queue.execute(created())
-        waits = queue.submit(replace(memo_write(), pending=(addressed(),), replacing=("id-wait",)))
-        delivers = queue.submit(replace(memo_write(number=3), deliveries=(delivery(),)))
+        waits = queue.submit(memo_write(pending=(addressed(),), replacing=("id-wait",)))
+        delivers = queue.submit(memo_write(number=3, deliveries=(delivery(),)))
         assert delivers is queue.submit(replace(ended(), deliveries=(delivery("2"),)))
         assert (("r1", "o1"),) == queue.wait(delivers).resumed_runs
         assert queue.wait(waits).refused == ()
@@ -423,7 +423,7 @@ def test_what_a_run_has_queued_behind_a_failed_checkpoint_fails() -> None:
         checkpoint = queue.submit(memo_write("r1"))
 
         def refuse(writes: Sequence[Write[Any]]) -> None:
-            tickets.append(queue.submit(replace(memo_write("r1", 3), result=result())))
+            tickets.append(queue.submit(memo_write("r1", 3, result=result())))
             tickets.append(queue.submit(created("r2")))
             store.fault = None
             raise StoreError("no")
@@ -455,7 +455,7 @@ def test_what_is_queued_behind_a_write_that_fails_alone_fails_too() -> None:
 
         def meanwhile(writes: Sequence[Write[Any]]) -> None:
             store.fault = None
-            behind.append(queue.submit(replace(memo_write("r1", 3), result=result())))
+            behind.append(queue.submit(memo_write("r1", 3, result=result())))
 
         store.fault = meanwhile
         for ticket in (again, *behind):
@@ -476,7 +476,7 @@ def test_what_builds_on_a_failed_write_fails() -> None:
         queue.execute(created("r1"))
         failed = queue.submit(memo_write("r1", 1))
         until(lambda: failed.done)
-        last = replace(memo_write("r1", 2), result=result())
+        last = memo_write("r1", 2, result=result())
         refused = queue.submit(last, after=(failed,))
         with pytest.raises(StoreError, match="memo with this number"):
             queue.wait(refused)

@@ -135,7 +135,7 @@ def test_another_op_at_the_address_is_refused_or_replaces_the_first(store: Store
 @pytest.mark.parametrize(
     "end",
     [
-        replace(memo_write(), memos=(replace(memo(2), op=addressed().op),)),
+        memo_write(memos=(replace(memo(2), op=addressed().op),)),
         ended(),
         Cancel(app="app", run_id="r1", result=result(Phase.CANCELLED)),
     ],
@@ -158,7 +158,7 @@ def test_nothing_ends_a_wait_of_a_run_that_is_to_be_undone(store: Store, held: b
     waits = (wait("w1"), addressed(), own)
     state = replace(run(), phase=Phase.ASYNC, undoable=True)
     commit(store, created())
-    commit(store, replace(memo_write(), pending=waits, state=state))
+    commit(store, memo_write(pending=waits, state=state))
     assert "r1" == _deliver(store, delivery("0", address="own2", run_id="r1")).run_id
     if not held:
         commit(store, suspended(due_at=1000))
@@ -299,8 +299,7 @@ def test_a_run_that_is_stored_when_it_has_ended_delivers(store: Store) -> None:
 def test_a_run_may_deliver_to_itself(store: Store) -> None:
     """To an op of an earlier write; what the same write delivers comes before its ops wait."""
     _waiting(store, "r1", addressed())
-    both = replace(
-        memo_write(),
+    both = memo_write(
         deliveries=(delivery(), delivery(address="b")),
         pending=(addressed("w2", address="b"),),
     )

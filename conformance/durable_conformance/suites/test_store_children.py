@@ -118,12 +118,12 @@ def test_children_of_a_run_that_has_ended_are_found(store: Store) -> None:
     assert ["a2"] == _abandoned(store)
 
     undoable = replace(run("b1"), phase=Phase.ASYNC, undoable=True)
-    commit(store, replace(memo_write("b1"), state=undoable))
+    commit(store, memo_write("b1", state=undoable))
     cancel = Cancel(app="app", run_id="b1", result=result(Phase.CANCELLED))
     assert CancelOutcome.UNDOING is commit(store, cancel)
     assert ["a2", "b2", "b3"] == _abandoned(store)
     assert ["b2", "b3"] == _abandoned(store, "b1", "c1")
-    commit(store, replace(memo_write("c1"), memos=(replace(memo(3), op=pending("c2").op),)))
+    commit(store, memo_write("c1", memos=(replace(memo(3), op=pending("c2").op),)))
     assert ["c2"] == _abandoned(store, "c1")  # its step has ended: nobody waits for it
 
     commit(store, ended("c1"))

@@ -92,7 +92,7 @@ def test_no_sender_takes_the_ids_of_another(store: Store) -> None:
     for source in ("hook", "hook", "other", ""):
         commit(store, SendEvents(app="app", events=(event("1"),), now=100, source=source))
     commit(store, created())
-    written = commit(store, replace(memo_write(), events=(event("1"),)))
+    written = commit(store, memo_write(events=(event("1"),)))
 
     assert (("1", 3),) == written.sent
     assert 3 == store.event_seq("app")
@@ -213,7 +213,7 @@ def test_a_step_sends_events_with_its_checkpoint(store: Store) -> None:
     """They are numbered, wake others, and answer waits of the same write."""
     commit(store, replace(created("r2"), pending=(wait(),)))
     commit(store, created())
-    write = replace(memo_write(), events=(event("1"), event("2", "f")), pending=(wait(event="f"),))
+    write = memo_write(events=(event("1"), event("2", "f")), pending=(wait(event="f"),))
 
     written = commit(store, write)
 
@@ -230,7 +230,7 @@ def test_the_memo_of_a_sending_step_is_marked_past_its_events(store: Store) -> N
     commit(store, created())
     memos = (memo(2, kind=OpKind.SEND), memo(3))
 
-    commit(store, replace(memo_write(), memos=memos, events=(event("1"), event("2"))))
+    commit(store, memo_write(memos=memos, events=(event("1"), event("2"))))
 
     record = store.get("app", "r1")
     assert record is not None

@@ -140,7 +140,7 @@ def test_events_become_visible_in_the_order_of_their_numbers(
         commit(store, created(id_))
 
     def sender(handle: Store, id_: str, number: int) -> int:
-        write = replace(memo_write(id_, number + 2), events=(event(f"{id_}-{number}"),))
+        write = memo_write(id_, number + 2, events=(event(f"{id_}-{number}"),))
         [(_, seq)] = commit(handle, write).sent
         return seq
 

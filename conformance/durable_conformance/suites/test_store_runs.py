@@ -70,7 +70,7 @@ def test_how_far_a_run_is(store: Store) -> None:
     """Its record without memos and attempts, the number of its memos, and its pending ops."""
     assert store.progress("app", "r1") is None
     commit(store, created())
-    commit(store, replace(memo_write(), failed_attempts=(failed_attempt(1),)))
+    commit(store, memo_write(failed_attempts=(failed_attempt(1),)))
     commit(store, suspended("r1", pending("nap")))
 
     record, found = store.get("app", "r1"), store.progress("app", "r1")
@@ -185,7 +185,7 @@ def test_a_memo_replaces_the_pending_record_of_its_op(store: Store) -> None:
     """The op is finished or unfinished, never both."""
     commit(store, replace(created(), pending=(pending("a"), pending("b"))))
 
-    commit(store, replace(memo_write(), memos=(memo(2, name="a"),)))
+    commit(store, memo_write(memos=(memo(2, name="a"),)))
 
     assert (pending("b"),) == pending_of(store)
 

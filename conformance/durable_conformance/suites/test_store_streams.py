@@ -66,7 +66,7 @@ def test_chunks_from_outside_steps_keep_their_place(store: Store) -> None:
     """They come after the step with their number, and by their index."""
     first = replace(created(), chunks=(_outside(0, 0, "1"), _outside(1, 1, "2", "3")))
     commit(store, first)
-    commit(store, replace(memo_write(), chunks=(_outside(1, 3, "4"),)))
+    commit(store, memo_write(chunks=(_outside(1, 3, "4"),)))
 
     places = [(piece.number, piece.op_id, piece.start) for piece in _read(store).chunks]
     later = [piece.start for piece in _read(store, done=1, outside=3).chunks]
@@ -81,7 +81,7 @@ def test_chunks_from_outside_steps_keep_their_place(store: Store) -> None:
 def test_a_long_stream_is_read_in_parts(store: Store) -> None:
     """A reader gets about as many bytes as it asks for, and learns that there is more."""
     commit(store, replace(created(), chunks=(_of_step(1, "1" * 50),)))
-    commit(store, replace(memo_write(), chunks=(_of_step(2, "2" * 50),)))
+    commit(store, memo_write(chunks=(_of_step(2, "2" * 50),)))
 
     first = _read(store, most=10)
     rest = _read(store, done=first.chunks[-1].number, most=1000)
@@ -132,9 +132,9 @@ def test_a_refused_write_stores_no_chunk(store: Store) -> None:
     commit(store, replace(created(), chunks=(_outside(0, 0, "1"),)))
 
     with pytest.raises(LeaseLost):
-        commit(store, replace(memo_write(epoch=2), chunks=(_of_step(2, "2"),)))
+        commit(store, memo_write(epoch=2, chunks=(_of_step(2, "2"),)))
     with pytest.raises(StoreError):
-        commit(store, replace(memo_write(), chunks=(_outside(0, 0, "1"),)))
+        commit(store, memo_write(chunks=(_outside(0, 0, "1"),)))
 
     assert [0, 1] == [piece.number for piece in _read(store).chunks]
 

@@ -152,7 +152,7 @@ def test_a_cancelled_run_has_ended_whoever_held_it(store: Store) -> None:
 
 def _undoable(**changes: Any) -> Checkpoint:
     """Return a checkpoint by which the run has a step that can be undone."""
-    return replace(memo_write(), state=replace(run(), phase=Phase.ASYNC, undoable=True), **changes)
+    return memo_write(state=replace(run(), phase=Phase.ASYNC, undoable=True), **changes)
 
 
 _CANCEL = Cancel(app="app", run_id="r1", result=result(Phase.CANCELLED), reason="stop")
@@ -192,7 +192,7 @@ def test_an_owner_that_does_not_know_of_a_cancellation_cannot_ignore_it(
     commit(store, _undoable(pending=(pending(),)))
     commit(store, _CANCEL)
     memos, state = (memo(3, name="nap"),), replace(run(), phase=Phase.ASYNC)
-    last = replace(memo_write(), now=60, memos=memos, state=state)
+    last = memo_write(now=60, memos=memos, state=state)
 
     assert ["r1"] == list(store.cancelled_runs("o1"))
     assert [] == list(store.cancelled_runs("o2"))
@@ -362,7 +362,7 @@ def test_runs_are_found_by_each_filter(store: Store, where: RunFilter, expected:
     commit(store, replace(ended("r4"), result=result(Phase.FAILED)))
     commit(store, replace(suspended("r1"), state=replace(run("r1"), phase=Phase.SUSPENDED)))
     commit(store, replace(created("r6", app="other"), create=run("r6", app="other")))
-    commit(store, replace(memo_write("r3"), state=replace(run("r3"), undoable=True)))
+    commit(store, memo_write("r3", state=replace(run("r3"), undoable=True)))
     commit(store, Cancel(app="app", run_id="r3", result=result(Phase.CANCELLED)))
 
     assert expected == [record.run.id for record in store.list("app", where=where, limit=9)]

@@ -59,7 +59,7 @@ def test_a_reader_makes_a_live_run_stream() -> None:
     live[ex.run.id] = Live(ex)  # type: ignore[assignment]
     streams.begin(ex)
     log = streams.join("r1", wake, look)
-    streams.committed(replace(memo_write()))
+    streams.committed(memo_write())
     place, source = log.snapshot()
     streams.end(ex)
     kept = len(streams)

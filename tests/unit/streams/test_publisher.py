@@ -56,7 +56,7 @@ def test_a_step_pushes_saves_and_commits() -> None:
     before = publisher.live()
     attempt.function_ended = True
     pieces, handoff = publisher.unsaved((done(1),))
-    publisher.committed(replace(memo_write(), memos=(done(1),), chunks=pieces))
+    publisher.committed(memo_write(memos=(done(1),), chunks=pieces))
 
     piece = ChunkBatch(number=1, texts=('"x"',), op_id=A, attempt=(1, 1))
     assert ((piece,), None) == (pieces, handoff)
@@ -105,7 +105,7 @@ def test_outside_steps() -> None:
     first, _ = publisher.unsaved((done(5),))
     publisher.push(None, "2")
     live = publisher.live().handler_chunks
-    publisher.committed(replace(memo_write(), memos=(), chunks=first))
+    publisher.committed(memo_write(memos=(), chunks=first))
     second, _ = publisher.unsaved(())
 
     assert (ChunkBatch(number=3, texts=("1",), start=0),) == first
@@ -163,7 +163,7 @@ def test_the_end_of_an_execution() -> None:
 def test_writes_of_another_claim_are_not_its_own() -> None:
     """A commit of another epoch says nothing about this execution."""
     publisher = publisher_of(execution())
-    publisher.committed(replace(memo_write(epoch=2), memos=(done(1),)))
+    publisher.committed(memo_write(epoch=2, memos=(done(1),)))
 
     assert () == told(publisher)
 
@@ -246,7 +246,7 @@ def test_what_is_live_says_up_to_where_all_is_over() -> None:
     publisher.unsaved([done(7)])
     with publisher.log.lock:
         saved = publisher.live().done
-    publisher.committed(replace(memo_write(), memos=(done(7),)))
+    publisher.committed(memo_write(memos=(done(7),)))
     with publisher.log.lock:
         committed = publisher.live().done
 

@@ -83,7 +83,7 @@ def test_what_happens_is_told(told: Told) -> None:
     told.push("2")
     told.publisher.roll_back(INSIDE)
     done = replace(memo(3), op=Op(id=A, name="a", kind=OpKind.RUN))
-    told.publisher.committed(replace(memo_write(), memos=(done,)))
+    told.publisher.committed(memo_write(memos=(done,)))
     told.flush()
     told.flush()
 

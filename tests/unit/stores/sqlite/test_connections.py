@@ -388,7 +388,7 @@ def test_a_step_changes_one_page(path: str, handles: Connections) -> None:
     """It goes to the end of its table, so that hardly any commit writes a second page."""
     handles.commit([created("r1")], 1.0)
     before = log_pages(path)
-    step = replace(memo_write(), no_pending_row=True, is_one_memo=True)
+    step = memo_write(no_pending_row=True)
     for number in range(2, 402):
         handles.commit([replace(step, memos=(memo(number),))], 1.0)
 

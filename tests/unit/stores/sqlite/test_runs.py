@@ -87,8 +87,8 @@ def test_a_refused_memo_has_changed_nothing(write: Checkpoint, db: sqlite3.Conne
         (asleep("r2", wait()), 7),
         (suspended(), 1),
         (suspended("r1", pending()), 3),
-        (replace(memo_write(), memos=(), state=run()), 1),
-        (replace(memo_write(), memos=()), 1),
+        (memo_write(memos=(), state=run()), 1),
+        (memo_write(memos=()), 1),
     ],
     ids=[
         "memo",

@@ -354,7 +354,7 @@ def test_many_threads_read_while_one_commits(store: SQLiteStore) -> None:
     for thread in threads:
         thread.start()
     for number in range(2, 150):
-        commit(store, replace(memo_write(number=number), pending=(pending(f"step{number + 1}"),)))
+        commit(store, memo_write(number=number, pending=(pending(f"step{number + 1}"),)))
     stop.set()
     for thread in threads:
         thread.join()

@@ -58,7 +58,7 @@ def apply(db: sqlite3.Connection, *writes: Write[object]) -> list[object]:
     return list(apply_batch(db, writes, "the path"))
 
 
-ONE_MEMO = replace(memo_write(), is_one_memo=True)
+ONE_MEMO = memo_write()
 DIRECT = replace(ONE_MEMO, no_pending_row=True)
 
 
