@@ -282,8 +282,6 @@ class AttachedPassage(Passage):
 
         It returns from the last one when the client has it, or the execution has ended.
         """
-        if self._is_answered:
-            return  # it sends more than a response
         capture, answer = self._capture, self._answer
         if self._begun is not None and message.get("more_body", False):
             self._begin_expected()
@@ -297,6 +295,8 @@ class AttachedPassage(Passage):
         if may_arrive and self._arrival is None:  # once: it may come back from a time-out here
             self._arrival = self._loop.create_future()
             await self._arrival
+        if self._is_answered:
+            return  # it sends more than a response, or has done so in two tasks
         is_sent_on = capture.is_prepared and answer.response is capture.response
         if self._conversation is not None or not is_sent_on:
             self._required_conversation()

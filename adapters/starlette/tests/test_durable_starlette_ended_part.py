@@ -12,8 +12,9 @@ import httpx2
 import pytest
 from fastapi import FastAPI
 from fastapi.responses import PlainTextResponse
+from fastapi.routing import APIRoute
 
-from durable_asgi import Message
+from durable_asgi import Message, Receive, Scope, Send
 from durable_core import Durable, step
 from durable_core.commit_queue import CommitQueue
 from durable_core.engine.deferred import DeferredRun
@@ -175,6 +176,45 @@ def test_a_client_that_leaves_while_its_run_is_stored(
 
     play(durable, app, part)
     assert [True] == expected
+
+
+def test_two_tasks_that_respond_while_the_run_is_stored(
+    held_store: HeldStore, expected: list[bool]
+) -> None:
+    """The client gets one response: that of the run, which came first."""
+    durable = Durable(id="shop", endpoint_adapter=endpoint_adapter, store=held_store)
+    app, sent = FastAPI(), []
+
+    async def impatient(scope: Scope, receive: Receive, send: Send) -> None:
+        request = asyncio.ensure_future(endpoint(scope, receive, send))
+        await asyncio.sleep(0)
+        late = asyncio.ensure_future(PlainTextResponse("late", 504)(scope, receive, send))
+        await asyncio.sleep(0)
+        held_store.may_commit.set()
+        await asyncio.gather(request, late)
+
+    @app.get("/")
+    @durable.endpoint
+    async def it() -> str:
+        return await step.run("one", work)
+
+    route = app.routes[-1]
+    assert isinstance(route, APIRoute)
+    endpoint, route.app = route.app, impatient
+
+    async def receive() -> Message:
+        return {"type": "http.disconnect"}
+
+    async def send(message: Message) -> None:
+        await asyncio.sleep(0)
+        sent.append(message.get("status", message.get("body")))
+
+    async def part(client: httpx2.AsyncClient) -> None:
+        held_store.may_commit.clear()
+        await app(http_scope("/"), receive, send)
+
+    play(durable, app, part)
+    assert ([200, b'"done"'], [True]) == (sent, expected)
 
 
 def test_an_event_loop_that_ends_while_a_run_is_stored(
