@@ -580,6 +580,7 @@ class AttachedPassage(Passage):
         if self._calls:  # the client was answered without a run
             self._calls.clear()
             self._end_value(Suspended())
+            self._capture.execution_ended()  # a middleware may have responded without the call
 
     # -- the run's side ---------------------------------------------------------------------
 

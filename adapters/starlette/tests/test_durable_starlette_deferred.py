@@ -14,9 +14,10 @@ import httpx2
 import pytest
 from fastapi import FastAPI
 from fastapi.responses import PlainTextResponse
+from fastapi.routing import APIRoute
 from starlette.responses import StreamingResponse
 
-from durable_asgi import EndpointServer, replay_scope, replayed_receive
+from durable_asgi import EndpointServer, Receive, Scope, Send, replay_scope, replayed_receive
 from durable_core import Durable, Event, Request, run, step
 from durable_core.engine import deferred
 from durable_core.sync import step as sync_step
@@ -239,6 +240,44 @@ def test_a_time_out_around_a_waiting_step(durable: Durable[StarletteApp]) -> Non
         await client.ended("failed")
         [shown] = durable.runs.list()
         assert "a time-out ended around step 'go'" in str(durable.runs.get(shown.id).error)
+
+    play(durable, app, part)
+
+
+def test_a_middleware_that_responds_for_a_repeated_request(durable: Durable[StarletteApp]) -> None:
+    """It goes on when the run that there was has answered the client; nothing is called here."""
+    app = FastAPI()
+    begun, may_end = asyncio.Event(), asyncio.Event()
+
+    async def work() -> str:
+        begun.set()
+        await may_end.wait()
+        return "done"
+
+    @app.get("/")
+    @durable.endpoint
+    async def it() -> str:
+        return await step.run("one", work)
+
+    route = app.routes[-1]
+    assert isinstance(route, APIRoute)
+    endpoint = route.app
+
+    async def impatient(scope: Scope, receive: Receive, send: Send) -> None:
+        try:
+            async with asyncio.timeout(0.01):
+                await endpoint(scope, receive, send)
+        except TimeoutError:
+            may_end.set()
+            await PlainTextResponse("late", 504)(scope, receive, send)
+
+    async def part(client: Client) -> None:
+        headers = {"idempotency-key": "key"}
+        first = asyncio.create_task(client.get("/", headers=headers))
+        await begun.wait()
+        route.app = impatient
+        second = await client.get("/", headers=headers)
+        assert ["done", "done"] == [(await first).json(), second.json()]
 
     play(durable, app, part)
 
