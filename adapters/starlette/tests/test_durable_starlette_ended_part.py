@@ -89,6 +89,14 @@ class Held:
 
         self.type = Response
 
+    def serve(self, app: FastAPI, durable: Durable[StarletteApp]) -> None:
+        """Add a handler of one step that gives this response."""
+
+        @app.get("/")
+        @durable.endpoint
+        async def it() -> PlainTextResponse:
+            return self.type(await step.run("one", work))
+
 
 def test_a_request_that_is_cancelled_while_its_run_is_stored(
     durable: Durable[StarletteApp], monkeypatch: pytest.MonkeyPatch, expected: list[bool]
@@ -287,12 +295,7 @@ def test_a_drain_before_the_response(durable: Durable[StarletteApp], expected: l
 
     async def part(client: httpx2.AsyncClient) -> None:
         held = Held()
-
-        @app.get("/")
-        @durable.endpoint
-        async def it() -> PlainTextResponse:
-            return held.type(await step.run("one", work))
-
+        held.serve(app, durable)
         request = asyncio.create_task(client.get("/"))
         await held.is_reached.wait()
         durable.drain()
@@ -311,12 +314,7 @@ def test_a_stop_before_the_response(durable: Durable[StarletteApp], expected: li
 
     async def part(client: httpx2.AsyncClient) -> None:
         held = Held()
-
-        @app.get("/")
-        @durable.endpoint
-        async def it() -> PlainTextResponse:
-            return held.type(await step.run("one", work))
-
+        held.serve(app, durable)
         request = asyncio.create_task(client.get("/"))
         await held.is_reached.wait()
         await durable.stop_async(timeout=20)

@@ -231,6 +231,21 @@ def test_a_body_before_its_head(
     play(durable, app, part)
 
 
+async def ask_and_be_gone(app: FastAPI) -> None:
+    """Send a request whose response the server cannot send: its client is gone."""
+
+    async def application(scope: Scope, receive: Receive, send: Send) -> None:
+        async def gone(message: Message) -> None:
+            raise OSError("the connection is closed")
+
+        await app(scope, receive, gone)
+
+    transport = httpx2.ASGITransport(application)
+    async with httpx2.AsyncClient(transport=transport, base_url="http://localhost") as client:
+        with pytest.raises(AssertionError):  # of the transport: nothing has been sent
+            await client.get("/")
+
+
 @pytest.mark.parametrize("is_quick", [True, False])
 def test_a_server_that_says_of_a_response_that_the_client_is_gone(
     durable: Durable[StarletteApp], is_quick: bool, monkeypatch: pytest.MonkeyPatch
@@ -246,20 +261,9 @@ def test_a_server_that_says_of_a_response_that_the_client_is_gone(
         tasks.add_task(lambda: seen.append(statuses(durable)))
         return "done"
 
-    async def application(scope: Scope, receive: Receive, send: Send) -> None:
-        async def gone(message: Message) -> None:
-            raise OSError("the connection is closed")
-
-        await app(scope, receive, gone)
-
     async def main() -> None:
-        transport = httpx2.ASGITransport(application)
-        async with (
-            httpx2.AsyncClient(transport=transport, base_url="http://localhost") as client,
-            durable.lifespan(app),
-        ):
-            with pytest.raises(AssertionError):  # of the transport: nothing has been sent
-                await client.get("/")
+        async with durable.lifespan(app):
+            await ask_and_be_gone(app)
         assert [["completed"]] == seen
 
     asyncio.run(main())
@@ -281,21 +285,9 @@ def test_a_stream_whose_head_cannot_be_sent(durable: Durable[StarletteApp], is_a
 
     app.get("/", response_model=None)(durable.endpoint(it if is_async else it_in_thread))
 
-    async def application(scope: Scope, receive: Receive, send: Send) -> None:
-        async def gone(message: Message) -> None:
-            raise OSError("the connection is closed")
-
-        await app(scope, receive, gone)
-
     async def main() -> None:
-        transport = httpx2.ASGITransport(application)
-        async with (
-            httpx2.AsyncClient(transport=transport, base_url="http://localhost") as client,
-            durable.lifespan(app),
-            asyncio.timeout(10),
-        ):
-            with pytest.raises(AssertionError):  # of the transport: nothing has been sent
-                await client.get("/")
+        async with durable.lifespan(app), asyncio.timeout(10):
+            await ask_and_be_gone(app)
             await asyncio.to_thread(until, lambda: statuses(durable) == ["failed"])
 
     asyncio.run(main())
